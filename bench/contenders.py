@@ -1,0 +1,175 @@
+"""Who is compared: how each is started, and against which bare Gunicorn it is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.environments import GUNICORN_23, NEWEST, Environment
+
+__all__ = ["CONTENDERS", "GTHREAD_THREADS", "WORKER_TYPES", "Contender", "Launch"]
+
+WORKER_TYPES = ("sync", "gthread", "gevent")
+GTHREAD_THREADS = 4
+
+_CONFIGS = Path(__file__).resolve().parent / "configs"
+_EXPORTER_WORKERS = {
+    "sync": "gunicorn_prometheus_exporter.PrometheusWorker",
+    "gthread": "gunicorn_prometheus_exporter.PrometheusThreadWorker",
+    "gevent": "gunicorn_prometheus_exporter.PrometheusGeventWorker",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What one start of a server is told.
+
+    Attributes:
+        directory: The server's own directory, also its HOME and TMPDIR.
+    """
+
+    worker_type: str
+    workers: int
+    port: int
+    metrics_port: int
+    directory: Path
+
+    @property
+    def gunicorn_options(self) -> list[str]:
+        """Options that every contender gets."""
+        options = ["--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers)]
+        if self.worker_type == "gthread":
+            options += ["--threads", str(GTHREAD_THREADS)]
+        return options
+
+    @property
+    def multiprocess_directory(self) -> Path:
+        """Directory for the value files of prometheus_client."""
+        return self.directory / "multiproc"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run the application.
+
+    Attributes:
+        name: As chosen on the command line and shown in the tables.
+        base: Name of the bare Gunicorn it is held against; its own if it is one.
+        arguments: The command line after the interpreter.
+        variables: Environment variables of its own.
+        has_metrics: Whether it serves `/metrics` on the metrics port.
+    """
+
+    name: str
+    base: str
+    environment: Environment
+    arguments: Callable[[Launch], list[str]]
+    variables: Callable[[Launch], dict[str, str]]
+    has_metrics: bool = True
+    is_project: bool = False
+
+    def command(self, launch: Launch) -> list[str]:
+        """Return the whole command line of a launch."""
+        return [str(self.environment.python), *self.arguments(launch)]
+
+
+def _run_bare(environment: Environment) -> Callable[[Launch], list[str]]:
+    return lambda launch: [
+        *(str(environment.script("gunicorn")), "hello:app"),
+        *("--worker-class", launch.worker_type),
+        *launch.gunicorn_options,
+    ]
+
+
+def _run_project(launch: Launch) -> list[str]:
+    return [
+        *(str(NEWEST.script("gunicorn-prom")), "run", "hello:app"),
+        *("--worker-type", launch.worker_type),
+        *launch.gunicorn_options,
+        *("--metrics-bind", f"127.0.0.1:{launch.metrics_port}"),
+        *("--metrics-state-dir", str(launch.directory / "state")),
+    ]
+
+
+def _run_by_hand(launch: Launch) -> list[str]:
+    return [
+        *(str(NEWEST.script("gunicorn")), "hello:app"),
+        *("--config", str(_CONFIGS / "by_hand.py")),
+        *("--worker-class", launch.worker_type),
+        *launch.gunicorn_options,
+    ]
+
+
+def _run_exporter(launch: Launch) -> list[str]:
+    return [
+        *(str(GUNICORN_23.script("gunicorn")), "hello:app"),
+        *("--config", str(_CONFIGS / "exporter.py")),
+        *("--worker-class", _EXPORTER_WORKERS[launch.worker_type]),
+        *launch.gunicorn_options,
+    ]
+
+
+def _no_variables(launch: Launch) -> dict[str, str]:
+    return {}
+
+
+def _by_hand_variables(launch: Launch) -> dict[str, str]:
+    return {
+        "PROMETHEUS_MULTIPROC_DIR": str(launch.multiprocess_directory),
+        "BENCH_METRICS_PORT": str(launch.metrics_port),
+    }
+
+
+def _exporter_variables(launch: Launch) -> dict[str, str]:
+    return {
+        "PROMETHEUS_MULTIPROC_DIR": str(launch.multiprocess_directory),
+        "PROMETHEUS_METRICS_PORT": str(launch.metrics_port),
+        "PROMETHEUS_BIND_ADDRESS": "127.0.0.1",
+        "GUNICORN_WORKERS": str(launch.workers),
+    }
+
+
+_BARE = "bare Gunicorn"
+_BARE_23 = "bare Gunicorn 23"
+
+CONTENDERS = (
+    Contender(
+        name=_BARE,
+        base=_BARE,
+        environment=NEWEST,
+        arguments=_run_bare(NEWEST),
+        variables=_no_variables,
+        has_metrics=False,
+    ),
+    Contender(
+        name="gunicorn-prom",
+        base=_BARE,
+        environment=NEWEST,
+        arguments=_run_project,
+        variables=_no_variables,
+        is_project=True,
+    ),
+    Contender(
+        name="prometheus_client by hand",
+        base=_BARE,
+        environment=NEWEST,
+        arguments=_run_by_hand,
+        variables=_by_hand_variables,
+    ),
+    Contender(
+        name=_BARE_23,
+        base=_BARE_23,
+        environment=GUNICORN_23,
+        arguments=_run_bare(GUNICORN_23),
+        variables=_no_variables,
+        has_metrics=False,
+    ),
+    Contender(
+        name="gunicorn-prometheus-exporter",
+        base=_BARE_23,
+        environment=GUNICORN_23,
+        arguments=_run_exporter,
+        variables=_exporter_variables,
+    ),
+)

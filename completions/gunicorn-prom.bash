@@ -1,0 +1,1 @@
+complete -o default -W "run --help --version" gunicorn-prom

@@ -1,0 +1,1 @@
+"""A Django project without a database, templates or sessions."""

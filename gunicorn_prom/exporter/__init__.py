@@ -1,0 +1,1 @@
+"""The metrics server: reads the scoreboard and /proc, serves what it found."""

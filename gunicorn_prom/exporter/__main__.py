@@ -1,0 +1,40 @@
+"""The metrics server as a process of its own; the master starts it, nobody else.
+
+    python -m gunicorn_prom.exporter OPTIONS
+
+with OPTIONS in JSON: `path`, `master_pid`, and `descriptors` of the listening
+socket, the scoreboard and its labels.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+
+from gunicorn_prom.exporter.endpoint import Endpoint
+from gunicorn_prom.exporter.server import Server
+from gunicorn_prom.scoreboard import Board
+
+
+def main(options: str) -> None:
+    """Serve until the master is gone."""
+    # A signal to the whole group, as Ctrl-C sends it, means the master; the metrics
+    # are served until it has ended.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    given = json.loads(options)
+    listener_fd, board_fd, keys_fd = given["descriptors"]
+    log = logging.getLogger("gunicorn_prom")
+    log.addHandler(logging.StreamHandler())
+    listener = socket.socket(fileno=listener_fd)
+    listener.setblocking(False)
+    endpoint = Endpoint(Board(board_fd, keys_fd), given["path"], log)
+    server = Server(listener, endpoint.respond, log)
+    while os.getppid() == given["master_pid"]:
+        server.turn()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,248 @@
+"""An HTTP server that no client can hang or exhaust.
+
+One thread, one selector, every socket non-blocking: a connection that is silent,
+half sent or not read costs its deadline and a place in a bounded table, and the
+oldest gives way to a new one. Python's own http.server understands the request
+and words the answer, in memory, once the request is complete.
+
+Every connection carries one request: a scrape every few seconds gains nothing by
+keeping it open.
+"""
+
+import errno
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from io import BytesIO
+from typing import Any, NamedTuple
+
+__all__ = ["Answer", "Server"]
+
+MAX_CONNECTIONS = 256
+MAX_REQUEST_BYTES = 16 * 1024
+READ_TIMEOUT_S = 5.0
+WRITE_TIMEOUT_S = 10.0
+TURN_S = 0.5
+CHUNK_BYTES = 65536
+END_OF_HEADERS = b"\r\n\r\n"
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Answer(NamedTuple):
+    """What to send: status, body, and headers besides Content-Length."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+class Server:
+    """Answer the requests that come to `listener`.
+
+    Args:
+        listener: a listening socket, non-blocking.
+        respond: gets the target of a GET or HEAD request ("/metrics?x=y") and its
+            headers, and returns the answer. What it raises becomes a 500.
+        log: takes what goes wrong on our side.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        respond: Callable[[str, Any], Answer],
+        log: logging.Logger | Any,
+    ) -> None:
+        self.listener = listener
+        self._respond = respond
+        self._log = log
+        # Held while requests are worked on, so that a fork can wait for a moment at
+        # which no lock that matters is held by this thread.
+        self.lock = threading.Lock()
+        self._connections: dict[socket.socket, _Connection] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def turn(self) -> None:
+        """Wait for something to do, half a second at the most, and do it."""
+        events = self._selector.select(TURN_S)
+        with self.lock:
+            for key, _ in events:
+                if key.fileobj is self.listener:
+                    self._accept()
+                elif key.fileobj in self._connections:
+                    self._advance(self._connections[key.fileobj])
+            self._close_overdue()
+
+    def close(self, *, keep_listener: bool = False) -> None:
+        """Close every descriptor, also in a forked child, where that ends nothing.
+
+        Closing the selector, instead of taking the sockets out of it, leaves the
+        parent's untouched: both share one epoll instance.
+        """
+        self._selector.close()
+        for client in self._connections:
+            client.close()
+        self._connections.clear()
+        if not keep_listener:
+            self.listener.close()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self.listener.accept()
+        except OSError as error:
+            # Gone again, taken by another generation, or no descriptor is left: then
+            # one of ours must go, or the listener would stay readable for ever.
+            if error.errno in OUT_OF_DESCRIPTORS:
+                self._close_oldest()
+            return
+        client.setblocking(False)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._close_oldest()
+        self._connections[client] = _Connection(client, time.monotonic() + READ_TIMEOUT_S)
+        self._selector.register(client, selectors.EVENT_READ)
+        self._advance(self._connections[client])
+
+    def _advance(self, connection: "_Connection") -> None:
+        try:
+            if not connection.answering and connection.read():
+                connection.begin_answer(self._answer(connection.received))
+                self._selector.modify(connection.client, selectors.EVENT_WRITE)
+            if connection.answering and connection.write():
+                self._close(connection.client)
+        except BlockingIOError:
+            pass  # the rest when the selector says so
+        except OSError:
+            self._close(connection.client)
+
+    def _answer(self, request: bytes) -> bytes:
+        handler = _Handler(request, self._respond, self._log)
+        return handler.wfile.getvalue()
+
+    def _close_overdue(self) -> None:
+        now = time.monotonic()
+        overdue = [c.client for c in self._connections.values() if c.deadline < now]
+        for client in overdue:
+            self._close(client)
+
+    def _close_oldest(self) -> None:
+        oldest = next(iter(self._connections), None)
+        if oldest is not None:
+            self._close(oldest)
+
+    def _close(self, client: socket.socket) -> None:
+        del self._connections[client]
+        self._selector.unregister(client)
+        try:
+            # A worker that was forked meanwhile may still have a copy of the socket
+            # open; this ends the connection all the same.
+            client.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the client was first
+        client.close()
+
+
+class _Connection:
+    """One client: first its request is read, then the answer written.
+
+    Attributes:
+        deadline: CLOCK_MONOTONIC seconds at which the connection is closed.
+    """
+
+    def __init__(self, client: socket.socket, deadline: float) -> None:
+        self.client = client
+        self.deadline = deadline
+        self.received = b""
+        self.answering = False
+        self._rest = memoryview(b"")
+
+    def read(self) -> bool:
+        """Read what is there; tell whether the request is complete or too long.
+
+        Raises:
+            OSError: BlockingIOError when there is more to come, else the end.
+        """
+        while END_OF_HEADERS not in self.received:
+            data = self.client.recv(CHUNK_BYTES)
+            if not data:
+                raise ConnectionResetError
+            self.received += data
+            if len(self.received) > MAX_REQUEST_BYTES:
+                break
+        return True
+
+    def begin_answer(self, answer: bytes) -> None:
+        """Have `answer` ready to be written."""
+        self.answering = True
+        self.deadline = time.monotonic() + WRITE_TIMEOUT_S
+        self._rest = memoryview(answer)
+
+    def write(self) -> bool:
+        """Write what the client takes; tell whether that was all.
+
+        Raises:
+            OSError: BlockingIOError when the client takes no more now, else the end.
+        """
+        while self._rest:
+            self._rest = self._rest[self.client.send(self._rest) :]
+        return True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Understand one request that lies in memory and word its answer there."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "gunicorn-prom"
+    sys_version = ""
+
+    def __init__(self, request: bytes, respond: Callable[[str, Any], Answer], log: Any) -> None:
+        # Not super().__init__(), which expects a socket.
+        self.rfile = BytesIO(request)
+        self.wfile = BytesIO()
+        self.client_address = ("", 0)
+        self.close_connection = True
+        self._respond = respond
+        self._log = log
+        if len(request) > MAX_REQUEST_BYTES:
+            self.requestline, self.request_version, self.command = "", "HTTP/1.1", ""
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            self.handle_one_request()
+
+    def do_GET(self) -> None:
+        try:
+            answer = self._respond(self.path, self.headers)
+        except Exception:
+            self._log.exception("gunicorn-prom: the metrics server failed to answer")
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(answer.body)
+
+    do_HEAD = do_GET
+
+    def send_error(
+        self, code: int, message: str | None = None, explain: str | None = None
+    ) -> None:
+        # http.server says 501 to a method without a do_ function.
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            code, message = HTTPStatus.METHOD_NOT_ALLOWED, None
+        super().send_error(code, message, explain)
+
+    def end_headers(self) -> None:
+        if b" 405 " in self._headers_buffer[0]:
+            self.send_header("Allow", "GET, HEAD")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: a scrape is not news."""

@@ -1,0 +1,236 @@
+"""The Gunicorn application behind `gunicorn-prom run`: configuration, then the master.
+
+Nothing of the command line's libraries is imported here: the process becomes the
+master, and what it holds every worker inherits.
+"""
+
+import argparse
+import difflib
+import os
+import platform
+import socket
+import sys
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.app.wsgiapp import WSGIApplication
+from gunicorn.config import Config
+from gunicorn.errors import ConfigError
+
+from gunicorn_prom import __version__, workers
+from gunicorn_prom.arbiter import PrometheusArbiter
+from gunicorn_prom.errors import GunicornPromError, InvalidSettingError, UsageError, fail
+from gunicorn_prom.exporter.listener import listen
+from gunicorn_prom.settings import OWN_SETTINGS, environment
+
+__all__ = ["Launcher", "run", "versions"]
+
+
+def versions() -> str:
+    """Return the versions that matter in a report of a fault."""
+    return (
+        f"gunicorn-prom {__version__} "
+        f"(Gunicorn {version('gunicorn')}, Python {platform.python_version()})"
+    )
+
+
+def run(arguments: list[str]) -> NoReturn:
+    """Become the master that `gunicorn-prom run ARGUMENTS` asks for.
+
+    Raises:
+        SystemExit: with the exit code of the contract.
+    """
+    try:
+        Launcher(arguments).run()
+    except GunicornPromError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Gunicorn's command line, with our arguments and with errors worded as ours."""
+
+    def __init__(self, arguments: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._arguments = arguments
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse `args`, by default those that `gunicorn-prom run` was given."""
+        return super().parse_args(self._arguments if args is None else args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line.
+
+        Raises:
+            UsageError: always; the hint is the option that was meant, if one is near.
+        """
+        label, _, words = message.partition("unrecognized arguments: ")
+        for word in words.split() if not label else ():
+            option = word.partition("=")[0]
+            close = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            if close:
+                raise UsageError(message, f"did you mean {close[0]}?")
+        raise UsageError(message, "see `gunicorn-prom run --help`")
+
+
+class _Config(Config):  # type: ignore[misc]  # Gunicorn has no types
+    """Gunicorn's configuration, with our parser and a name in every error."""
+
+    def __init__(self, usage: str, prog: str, arguments: list[str]) -> None:
+        super().__init__(usage, prog=prog)
+        self.arguments = arguments
+
+    def parser(self) -> argparse.ArgumentParser:
+        """Return the parser of all settings."""
+        parser = _Parser(self.arguments, prog=self.prog, usage=self.usage)
+        parser.add_argument("-v", "--version", action="version", version=versions())
+        parser.add_argument("args", nargs="*", help=argparse.SUPPRESS)
+        for name in sorted(self.settings, key=self.settings.__getitem__):
+            self.settings[name].add_option(parser)
+        return parser
+
+    def set(self, name: str, value: Any) -> None:
+        """Set one setting.
+
+        Raises:
+            InvalidSettingError: it cannot have that value.
+        """
+        try:
+            super().set(name, value)
+        except (TypeError, ValueError) as error:
+            option = (self.settings[name].cli or [name])[-1]
+            raise InvalidSettingError(f"invalid {option}: {error}") from error
+
+
+class _Serving(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
+    """The last step of `run`: our arbiter in the place of Gunicorn's.
+
+    Among the bases of `Launcher` it comes after Gunicorn's own classes, which in
+    their `run` have printed or checked the configuration, become a daemon and set
+    the import path before they hand on to it.
+    """
+
+    def run(self) -> None:
+        """Be the master until it ends.
+
+        Raises:
+            UsageError: the worker class cannot be loaded.
+            SystemExit: at the end.
+        """
+        try:
+            self.cfg.worker_class  # noqa: B018  # loads it
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UsageError(
+                f"cannot load the worker class {self.cfg.worker_class_str}: {reason}",
+                f"worker types are {', '.join(workers.WORKER_TYPES)}; "
+                "a class of your own is given as -k module.Class",
+            ) from error
+        arbiter = PrometheusArbiter(self)
+        # Gunicorn takes sys.argv, which does not tell how `python -m` was started.
+        arbiter.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+        arbiter.run()
+
+
+class Launcher(WSGIApplication, _Serving):  # type: ignore[misc]  # Gunicorn has no types
+    """Gunicorn's application for a WSGI module, with our settings and our arbiter.
+
+    Args:
+        arguments: the command line after `gunicorn-prom run`.
+
+    Attributes:
+        metrics_listener: the socket of the metrics server, None for no server.
+
+    Raises:
+        SystemExit: the configuration is invalid; it has been said on stderr.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._arguments = arguments
+        self._given: dict[str, Any] = {}
+        self._from_file: dict[str, Any] = {}
+        self.metrics_listener: socket.socket | None = None
+        super().__init__("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn-prom run")
+
+    def load_default_config(self) -> None:
+        """Begin with the defaults."""
+        self.cfg = _Config(self.usage, self.prog, self._arguments)
+
+    def init(self, parser: Any, opts: Any, args: Any) -> Any:
+        """Take the application's name from the command line, and remember the options."""
+        self._given = {name: value for name, value in vars(opts).items() if value is not None}
+        return super().init(parser, opts, args)
+
+    def load_config_from_file(self, filename: str) -> Any:
+        """Read the configuration file, and remember what stands in it."""
+        self._from_file = super().load_config_from_file(filename)
+        return self._from_file
+
+    def load_config(self) -> None:
+        """Gather the settings from everywhere, at start and at every reload.
+
+        Raises:
+            SystemExit: something in it is invalid; it has been said on stderr.
+        """
+        try:
+            super().load_config()
+            self._apply_environment()
+            self._choose_worker_class()
+        except GunicornPromError as error:
+            fail(error)
+        except ConfigError as error:
+            fail(UsageError(_sentence(error), "name the application: gunicorn-prom run module:app"))
+        except Exception as error:
+            fail(UsageError(_sentence(error)))
+
+    def run(self) -> None:
+        """Bind the metrics server, so that a busy port is told at once, then serve.
+
+        Raises:
+            GunicornPromError: something is not to be had.
+            SystemExit: at the end.
+        """
+        only_looking = self.cfg.check_config or self.cfg.print_config
+        if not only_looking and self.cfg.metrics_server != "none":
+            self.metrics_listener = listen(self.cfg.metrics_bind)
+        super().run()
+
+    def _apply_environment(self) -> None:
+        for setting in OWN_SETTINGS:
+            value = os.environ.get(environment(setting.name))
+            if value is not None and setting.name not in self._given:
+                self.cfg.set(setting.name, value)
+
+    def _choose_worker_class(self) -> None:
+        given_class = self.cfg.settings["worker_class"].get()
+        by_class, by_type = workers.type_of(given_class), self.cfg.worker_type
+        class_rank, type_rank = self._rank("worker_class"), self._rank("worker_type")
+        if by_type and class_rank and class_rank == type_rank and by_class != by_type:
+            raise UsageError(
+                f"--worker-type {by_type} and --worker-class {given_class} contradict each other",
+                "give one of them",
+            )
+        if by_type and type_rank >= class_rank:
+            by_class = by_type
+            self.cfg.set("worker_class", by_type)
+        problem = workers.unavailable(by_class) if by_class else None
+        if problem:
+            raise problem
+
+    def _rank(self, name: str) -> int:
+        """Return how far a setting's source prevails over others, 0 for the default."""
+        from_arguments = vars(self.cfg.parser().parse_args(self.cfg.get_cmd_args_from_env()))
+        sources = (
+            name in self._from_file,
+            from_arguments[name] is not None,
+            environment(name) in os.environ,
+            name in self._given,
+        )
+        return max((rank for rank, present in enumerate(sources, 1) if present), default=0)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__

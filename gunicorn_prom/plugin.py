@@ -1,0 +1,320 @@
+"""The plugin API: `PrometheusMixin` and the instrumented worker classes.
+
+`gunicorn-prom run` uses them, and so can plain Gunicorn:
+
+    gunicorn -k gunicorn_prom.PrometheusWorker -c gunicorn.conf.py app:app
+
+with `from gunicorn_prom.hooks import *` in gunicorn.conf.py.
+
+`PrometheusGeventWorker` and `PrometheusEventletWorker` are made when they are
+asked for, and None where they cannot be had: to import Gunicorn's eventlet
+worker patches the process.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.config import Config
+from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.sync import SyncWorker
+
+from gunicorn_prom import workers
+from gunicorn_prom.instrument.runtime import watch_garbage_collector
+from gunicorn_prom.instrument.wsgi import Answer, WSGISeam, fits, method_label
+from gunicorn_prom.keys import OTHER
+from gunicorn_prom.scoreboard import Board, Gauge, State
+from gunicorn_prom.slot import Slot
+
+if TYPE_CHECKING:
+    import psutil
+
+    # What the mixin is mixed into; Gunicorn has no types.
+    from gunicorn.workers.base import Worker as _Base
+else:
+    _Base = object
+
+# The classes made on demand are not in it: a star import must not patch anything.
+__all__ = [
+    "EVENTLET_AVAILABLE",
+    "GEVENT_AVAILABLE",
+    "PrometheusMixin",
+    "PrometheusThreadWorker",
+    "PrometheusWorker",
+    "get_prometheus_eventlet_worker",
+    "get_prometheus_gevent_worker",
+]
+
+GEVENT_AVAILABLE = workers.unavailable("gevent") is None
+EVENTLET_AVAILABLE = workers.unavailable("eventlet") is None
+
+logger = logging.getLogger(__name__)
+
+
+class PrometheusMixin(_Base):
+    """Add metrics to any Gunicorn worker class; stands before it among the bases.
+
+    The arbiter gives the worker its place on the scoreboard before the fork.
+    Without one the worker serves as it always did, and says so once.
+
+    Attributes:
+        worker_id: `worker_<age>_<start>`, unique while the master lives.
+        start_time: Unix seconds at which the worker was made.
+    """
+
+    _board: Board | None = None
+    _slot_number = 0
+    _slot: Slot | None = None
+    _seam: WSGISeam | None = None
+    _process: "psutil.Process | None" = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.start_time = time.time()
+        self.worker_id = f"worker_{self.age}_{int(self.start_time)}"
+        self._request_count = 0
+
+    def assign_slot(self, board: Board, number: int) -> None:
+        """Give this worker its place on the scoreboard, in the master before the fork."""
+        self._board, self._slot_number = board, number
+
+    @property
+    def process(self) -> "psutil.Process":
+        """The process that asks: in the worker the worker, not the master before the fork."""
+        import psutil
+
+        if self._process is None or self._process.pid != os.getpid():
+            self._process = psutil.Process()
+        return self._process
+
+    # Gunicorn's life of a worker.
+
+    def init_process(self) -> None:
+        """Start to count, in the worker, and go on as Gunicorn does."""
+        try:
+            self._attach()
+        except Exception:
+            self.log.exception("gunicorn-prom: this worker is served without metrics")
+        super().init_process()
+
+    def _attach(self) -> None:
+        if self._board is None:
+            self.log.warning(
+                "gunicorn-prom: no scoreboard, so no metrics; put "
+                "`from gunicorn_prom.hooks import *` into the configuration file"
+            )
+            return
+        self._slot = Slot(self._board, self._slot_number, self.log)
+        self._slot.set_gauge(Gauge.PID, os.getpid())
+        self._slot.set_gauge(Gauge.START_TIME, self.start_time)
+        self._slot.set_gauge(Gauge.CAPACITY, self._capacity())
+        watch_garbage_collector(self._slot)
+        if fits(type(self)):
+            self._seam = WSGISeam(self._slot)
+            self._seam.install(self)
+
+    def _capacity(self) -> int:
+        if hasattr(self, "worker_connections") and not isinstance(self, ThreadWorker):
+            return int(self.cfg.worker_connections)
+        return int(self.cfg.threads)
+
+    def run(self) -> None:
+        """Note that the worker has booted, and serve."""
+        if self._slot is not None:
+            self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
+        self.update_worker_metrics()
+        super().run()
+
+    def handle(self, *args: Any) -> Any:
+        """Serve a connection, and count the request that was left without an answer."""
+        try:
+            return super().handle(*args)
+        finally:
+            if self._seam is not None:
+                self._seam.connection_ended()
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> Any:
+        """Let Gunicorn answer an error, and count what it answered."""
+        return self._generic_handle_error(req, client, addr, exc)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note that the worker is to finish what it has and go."""
+        self._set_state(State.QUITTING)
+        super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Note that the worker is to go at once."""
+        self._generic_handle_quit(sig, frame)
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """Note that the worker timed out."""
+        self._generic_handle_abort(sig, frame)
+
+    def _set_state(self, state: int) -> None:
+        if self._slot is not None:
+            self._slot.set_gauge(Gauge.STATE, state)
+
+    # The plugin API for worker classes that bring their own request handling.
+
+    def update_worker_metrics(self) -> None:
+        """Publish that the worker is running.
+
+        Memory, CPU and the like are not written by the worker: the metrics server
+        reads them when it is scraped, so they are fresh when the worker is stuck.
+        """
+        self._set_state(State.RUNNING)
+
+    def _handle_request_metrics(self, start_time: float | None = None) -> None:
+        """Count a request that nothing else counts: its method and status are not known.
+
+        Args:
+            start_time: Unix seconds at which it began, None: it took no time.
+        """
+        self._request_count += 1
+        if self._slot is not None and self._seam is None:
+            elapsed = max(0.0, time.time() - start_time) if start_time else 0.0
+            self._slot.observe_request((OTHER, OTHER), elapsed)
+
+    def _handle_request_error_metrics(
+        self, req: Any, e: BaseException, start_time: float | None = None
+    ) -> None:
+        """Count a request that ended in the exception `e`, see `_handle_request_metrics`."""
+        self._handle_request_metrics(start_time)
+        if self._slot is not None and self._seam is None:
+            self._slot.count_failed_request(method_label(getattr(req, "method", None)), e)
+
+    def _extract_request_from_args(self, args: Iterable[Any]) -> Any:
+        """Return the first of `args` that looks like a request, else None."""
+        return next((a for a in args if hasattr(a, "method") and hasattr(a, "path")), None)
+
+    def _extract_request_info(self, req: Any) -> tuple[str, str]:
+        """Return method and path of `req`, "UNKNOWN" for what it does not have.
+
+        The path is for the caller to see. No label is made of it: there is no end
+        to paths.
+        """
+        return getattr(req, "method", None) or "UNKNOWN", getattr(req, "path", None) or "UNKNOWN"
+
+    def _generic_handle_request(self, parent_method: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+        """Call `parent_method` and count the request, unless the hooks already do.
+
+        Raises:
+            BaseException: whatever `parent_method` raises.
+        """
+        if self._seam is not None:
+            return parent_method(*args, **kw)
+        start_time = time.time()
+        try:
+            result = parent_method(*args, **kw)
+        except StopIteration as e:
+            # An async worker ends a good response on a closing connection with it.
+            self._count_stop_iteration(args, e, start_time)
+            raise
+        except Exception as e:
+            self._handle_request_error_metrics(
+                self._extract_request_from_args(args), e, start_time
+            )
+            raise
+        self._handle_request_metrics(start_time)
+        return result
+
+    def _count_stop_iteration(self, args: Any, e: StopIteration, start_time: float) -> None:
+        if e.__context__ is None:
+            self._handle_request_metrics(start_time)
+        else:
+            req = self._extract_request_from_args(args)
+            self._handle_request_error_metrics(req, e.__context__, start_time)
+
+    def _generic_handle_error(self, req: Any, client: Any, addr: Any, e: BaseException) -> Any:
+        """Let Gunicorn answer the error, and count what the client saw."""
+        if self._seam is None:
+            return super().handle_error(req, client, addr, e)
+        answer = Answer(client)
+        result = super().handle_error(req, answer, addr, e)
+        self._seam.error_answered(req, e, answer)
+        return result
+
+    def _generic_handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Note that the worker is to go at once, and do what Gunicorn does."""
+        self._set_state(State.QUITTING)
+        super().handle_quit(sig, frame)
+
+    def _generic_handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """Note that the worker timed out, and do what Gunicorn does."""
+        self._set_state(State.ABORTING)
+        if self._seam is not None:
+            self._seam.aborting = True
+        super().handle_abort(sig, frame)
+
+    def _clear_old_metrics(self) -> None:
+        """Do nothing: the series of a worker go with its slot, none is left to clear."""
+
+
+class PrometheusWorker(PrometheusMixin, SyncWorker):
+    """Gunicorn's sync worker with metrics."""
+
+
+class PrometheusThreadWorker(PrometheusMixin, ThreadWorker):
+    """Gunicorn's gthread worker with metrics."""
+
+
+@cache
+def get_prometheus_gevent_worker() -> type | None:
+    """Return `PrometheusGeventWorker`, None where gevent is missing or too old."""
+    if not GEVENT_AVAILABLE:
+        return None
+    try:
+        from gunicorn.workers.ggevent import GeventWorker
+    except (ImportError, RuntimeError):
+        return None
+
+    class PrometheusGeventWorker(PrometheusMixin, GeventWorker):
+        """Gunicorn's gevent worker with metrics."""
+
+    return PrometheusGeventWorker
+
+
+@cache
+def get_prometheus_eventlet_worker() -> type | None:
+    """Return `PrometheusEventletWorker`, None without eventlet and from Gunicorn 26 on.
+
+    The first call patches the process, as Gunicorn's own eventlet worker does.
+    """
+    if not EVENTLET_AVAILABLE:
+        return None
+    try:
+        from gunicorn.workers.geventlet import EventletWorker
+    except (ImportError, RuntimeError):
+        return None
+
+    class PrometheusEventletWorker(PrometheusMixin, EventletWorker):
+        """Gunicorn's eventlet worker with metrics."""
+
+    return PrometheusEventletWorker
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PrometheusGeventWorker":
+        return get_prometheus_gevent_worker()
+    if name == "PrometheusEventletWorker":
+        return get_prometheus_eventlet_worker()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _setup_logging() -> None:
+    """Set up Python's logging at the level that GUNICORN_CMD_ARGS asks Gunicorn for.
+
+    For a program of its own; nothing here calls it.
+    """
+    try:
+        cfg = Config()
+        arguments = cfg.parser().parse_args(cfg.get_cmd_args_from_env())
+        level_name = (arguments.loglevel or cfg.loglevel).upper()
+        logging.basicConfig(level=getattr(logging, level_name))
+    except (Exception, SystemExit) as e:
+        logging.basicConfig(level=logging.INFO)
+        logger.warning("Could not setup logging from config: %s", e)

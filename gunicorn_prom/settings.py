@@ -1,0 +1,202 @@
+"""Our own options, each declared once as a Gunicorn setting.
+
+Importing this module registers them with Gunicorn: from then on they can stand
+in a configuration file, in GUNICORN_CMD_ARGS and on the command line, and
+`environment()` names the variable of each.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gunicorn import config
+
+from gunicorn_prom.workers import WORKER_TYPES
+
+__all__ = [
+    "DEFAULT_BUCKETS",
+    "OWN_SETTINGS",
+    "SECTION",
+    "add_own_settings",
+    "environment",
+    "parse_bind",
+]
+
+SECTION = "Prometheus Metrics"
+
+# OpenTelemetry's buckets for HTTP, and two more for applications that are only
+# bounded by Gunicorn's timeout. Seconds.
+DEFAULT_BUCKETS = (
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+)  # fmt: skip
+MAX_BUCKETS = 64
+
+METRICS_SERVERS = ("auto", "thread", "process", "none")
+MAX_PORT = 65535
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str | None]:
+    def validate(value: Any) -> str | None:
+        if value is None:
+            return None
+        if value not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
+        return str(value)
+
+    return validate
+
+
+def parse_bind(value: str) -> tuple[str, int]:
+    """Split `HOST:PORT`, `[IPV6]:PORT` or `:PORT` (every IPv4 address).
+
+    Raises:
+        ValueError: it is none of these, or the port is not 0 to 65535.
+    """
+    host, colon, port = value.strip().rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError(f"{value!r} is not HOST:PORT")
+    if int(port) > MAX_PORT:
+        raise ValueError(f"port {port} is not in 0 to {MAX_PORT}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{value!r}: write an IPv6 address as [{host}]:{port}")
+    return host or "0.0.0.0", int(port)
+
+
+def _validate_bind(value: Any) -> str:
+    text = config.validate_string(value) or ""
+    parse_bind(text)
+    return text
+
+
+def _validate_path(value: Any) -> str:
+    path = config.validate_string(value) or ""
+    if not path.startswith("/") or path == "/" or path.startswith("/-/") or "?" in path:
+        raise ValueError(f"{value!r} is not a path such as /metrics")
+    return path
+
+
+def _validate_buckets(value: Any) -> tuple[float, ...]:
+    parts: Iterable[Any] = value.split(",") if isinstance(value, str) else value
+    try:
+        bounds = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a comma separated list of seconds") from None
+    if bounds and bounds[-1] == math.inf:
+        bounds = bounds[:-1]
+    increasing = all(low < high for low, high in zip(bounds, bounds[1:], strict=False))
+    if not bounds or not increasing or bounds[0] <= 0 or not math.isfinite(bounds[-1]):
+        raise ValueError("buckets must be positive seconds, strictly increasing")
+    if len(bounds) > MAX_BUCKETS:
+        raise ValueError(f"{len(bounds)} buckets are more than {MAX_BUCKETS}")
+    return bounds
+
+
+class WorkerType(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+    name = "worker_type"
+    section = SECTION
+    cli = ["--worker-type"]
+    meta = "TYPE"
+    validator = _one_of(WORKER_TYPES)
+    default = None
+    desc = """\
+        The type of workers: sync, gthread, gevent or eventlet.
+
+        Without it the worker class decides (`-k`), and without that `sync`, or
+        `gthread` when there is more than one thread.
+        """
+
+
+class MetricsBind(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+    name = "metrics_bind"
+    section = SECTION
+    cli = ["--metrics-bind"]
+    meta = "ADDRESS"
+    validator = _validate_bind
+    default = "127.0.0.1:9464"
+    desc = """\
+        The address of the metrics server, as HOST:PORT.
+
+        Port 0 takes a free one; the address really bound is logged.
+        """
+
+
+class MetricsPath(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+    name = "metrics_path"
+    section = SECTION
+    cli = ["--metrics-path"]
+    meta = "PATH"
+    validator = _validate_path
+    default = "/metrics"
+    desc = "The path under which the metrics are served."
+
+
+class MetricsServer(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+    name = "metrics_server"
+    section = SECTION
+    cli = ["--metrics-server"]
+    meta = "WHERE"
+    validator = _one_of(METRICS_SERVERS)
+    default = "auto"
+    desc = """\
+        Where the metrics server runs: auto, thread, process or none.
+
+        `thread` is a thread of the master, `process` a process of its own,
+        `none` leaves it out. `auto` takes the thread unless gevent or eventlet
+        has patched the master, where a thread would starve.
+        """
+
+
+class MetricsStateDir(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+    name = "metrics_state_dir"
+    section = SECTION
+    cli = ["--metrics-state-dir"]
+    meta = "DIR"
+    validator = config.validate_string
+    default = None
+    desc = """\
+        The directory in which the scoreboard lives, best on tmpfs.
+
+        Without it $XDG_RUNTIME_DIR/gunicorn-prom where that exists, else
+        gunicorn-prom-UID in /dev/shm or in the directory for temporary files.
+        """
+
+
+class MetricsBuckets(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+    name = "metrics_buckets"
+    section = SECTION
+    cli = ["--metrics-buckets"]
+    meta = "SECONDS"
+    validator = _validate_buckets
+    default = DEFAULT_BUCKETS
+    desc = """\
+        The upper bounds of the duration histograms, comma separated seconds.
+
+        They must increase strictly. OpenTelemetry's HTTP buckets, and 30 and 60.
+        """
+
+
+OWN_SETTINGS: tuple[type[config.Setting], ...] = (
+    WorkerType,
+    MetricsBind,
+    MetricsPath,
+    MetricsServer,
+    MetricsStateDir,
+    MetricsBuckets,
+)
+
+
+def environment(name: str) -> str:
+    """Name the environment variable of our setting `name`."""
+    return f"GUNICORN_PROM_{name.upper()}"
+
+
+def add_own_settings(cfg: config.Config) -> None:
+    """Give `cfg` our settings where it was made before this module was imported.
+
+    That is so under plain Gunicorn, which has its configuration object before
+    it reads the file that imports us.
+    """
+    for setting in OWN_SETTINGS:
+        cfg.settings.setdefault(setting.name, setting())

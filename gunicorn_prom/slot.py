@@ -1,0 +1,113 @@
+"""A worker's own part of the scoreboard."""
+
+import functools
+import sys
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gunicorn_prom.keys import EXCEPTIONS, FAILED_REQUESTS, HTTP, OTHER, OVERFLOW_ROW, Table
+from gunicorn_prom.scoreboard import ERROR_PLACES, Board, Gauge
+
+__all__ = ["Slot"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Slot:
+    """Write the cells of one worker, in that worker.
+
+    Attributes:
+        number: the slot's, 0 and up; the label `worker_id`.
+        cells: the whole board, for stores by index.
+        gauges: index in `cells` of the first cell of `Gauge`.
+        counters: index in `cells` of the first counter of `Layout`.
+    """
+
+    def __init__(self, board: Board, number: int, log: Any) -> None:
+        self.number = number
+        self.layout = board.layout
+        self.cells = board.cells
+        self.gauges = board.layout.slot_at(number)
+        self.counters = self.gauges + Gauge.CELLS
+        self._keys = board.keys
+        self._known: dict[str, dict[tuple[str, ...], int]] = {}
+        self._log = log
+        self._lock = threading.RLock()
+        self._reported: set[str] = set()
+
+    def exclusive(self, function: Function) -> Function:
+        """Return `function` as it must be called when several threads count.
+
+        Under the GIL that is `function` itself: `cells[i] += x` loses nothing there
+        as long as `x` is a plain local, because CPython switches threads only at
+        calls and backward jumps. Without the GIL it takes a lock.
+        """
+        if getattr(sys, "_is_gil_enabled", lambda: True)():
+            return function
+
+        @functools.wraps(function)
+        def locked(*args: Any) -> Any:
+            with self._lock:
+                return function(*args)
+
+        return locked  # type: ignore[return-value]  # same signature, by wraps
+
+    def set_gauge(self, cell: int, value: float) -> None:
+        """Write a cell of `Gauge`."""
+        self.cells[self.gauges + cell] = value
+
+    def locate(self, table: Table, key: tuple[str, ...]) -> int:
+        """Return the index of the first cell of the row that `key` has.
+
+        When the table is full that is the row of the rest, and the overflow of
+        the table is counted: ask once for each thing that is counted.
+        """
+        known = self._known.setdefault(table.name, {})
+        index = known.get(key)
+        if index is not None:
+            return index
+        row = self._find_row(table, key)
+        index = self.counters + self.layout.tables[table.name] + row * self.layout.width(table)
+        if row == OVERFLOW_ROW:
+            self.cells[self.counters + self.layout.overflow[table.name]] += 1.0
+        elif len(known) < table.cap:
+            known[key] = index
+        return index
+
+    def count(self, table: Table, key: tuple[str, ...]) -> None:
+        """Count one of `key` in a table of plain counters."""
+        with self._lock:
+            index = self.locate(table, key)
+            self.cells[index] += 1.0
+
+    def count_failed_request(self, method: str, error: BaseException) -> None:
+        """Count a request that ended in `error`, by its class."""
+        name = type(error).__name__
+        self.count(EXCEPTIONS, (name,))
+        # The endpoint is OTHER until a framework tells its route; never the raw path.
+        self.count(FAILED_REQUESTS, (method, OTHER, name))
+
+    def observe_request(self, key: tuple[str, str], elapsed_s: float) -> None:
+        """Count a request of method and status `key` of which only the time is known."""
+        with self._lock:
+            row = self.locate(HTTP, key)
+            bucket = row + bisect_left(self.layout.buckets, elapsed_s)
+            self.cells[bucket] += 1.0
+            self.cells[row + len(self.layout.buckets) + 1] += elapsed_s
+
+    def report(self, place: str, error: BaseException) -> None:
+        """Count a failure of our own in one of ERROR_PLACES; log the first of each."""
+        index = self.counters + self.layout.errors + ERROR_PLACES.index(place)
+        self.cells[index] += 1.0
+        if place not in self._reported:
+            self._reported.add(place)
+            self._log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
+
+    def _find_row(self, table: Table, key: tuple[str, ...]) -> int:
+        try:
+            return self._keys.row(table, key)
+        except OSError as error:
+            self.report("keys", error)
+            return OVERFLOW_ROW

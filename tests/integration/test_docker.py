@@ -1,0 +1,495 @@
+"""The image, built and run by Debian's Docker engine: a dockerd of the test's own.
+
+Needs root and the Debian packages docker.io and mmdebstrap. No registry is asked: the base image is
+a Debian made here. The first run makes its tarball (some 20 s) and keeps it in
+$GUNICORN_PROM_TEST_CACHE, by default a directory below $XDG_CACHE_HOME.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+
+# Making the base image and building may take longer than any one test.
+pytestmark = [pytest.mark.real_parts, pytest.mark.timeout(300)]
+
+T = TypeVar("T")
+
+PROJECT = Path(__file__).parents[2]
+APPLICATION = PROJECT / "tests" / "apps" / "processes.py"
+DOCKERFILE_BLOCK = re.compile(r"^```dockerfile\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+SUITE = "bookworm"
+ARCHIVE_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
+BASE_RECIPE = (
+    "mmdebstrap",
+    "--variant=minbase",
+    f"--include={','.join(BASE_PACKAGES)}",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    SUITE,
+)
+# How pip reaches its index from here, which a RUN on this machine has to know too.
+PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
+BASE_TIMEOUT_S = 200.0
+BUILD_TIMEOUT_S = 200.0
+COMMAND_TIMEOUT_S = 60.0
+# Bounds the life of dockerd even if the tests are killed.
+ENGINE_LIFE_S = 900
+START_S = 30.0
+STOP_AT_REST_S = 2.0
+
+PORT = 8000
+METRICS_PORT = 9464
+USER_ID = "10001"
+IMAGE = "gunicorn-prom"
+BASE_IMAGE = "debian-python"
+
+LOCKED_DOWN = (
+    "--read-only",
+    "--tmpfs=/tmp",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+)
+REQUIRE_REAL_PARTS = os.environ.get("GUNICORN_PROM_REQUIRE_REAL_PARTS") == "1"
+
+# Runs in the container's network with this machine's Python: the client outlives the container.
+CLIENT = """
+import http.client, sys
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=20)
+connection.request("GET", sys.argv[2])
+response = connection.getresponse()
+print(response.read().decode(), end="")
+raise SystemExit(response.status != 200)
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A dockerd, and the client of the same version that talks to it."""
+
+    client: str
+    environment: dict[str, str]
+
+    def run(self, *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run a docker command and return its standard output."""
+        finished = subprocess.run(
+            [self.client, *map(str, arguments)],
+            env=self.environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        if finished.returncode != 0:
+            pytest.fail(
+                f"docker {arguments[0]} exited with {finished.returncode}\n"
+                f"{finished.stdout[-4000:]}{finished.stderr[-8000:]}"
+            )
+        return finished.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container, without any network but its own loopback."""
+
+    engine: Engine
+    id: str
+
+    def inspect(self, template: str) -> str:
+        return self.engine.run("inspect", f"--format={template}", self.id)
+
+    def execute(self, *command: str) -> str:
+        return self.engine.run("exec", self.id, *command)
+
+    def open(self, path: str, port: int = PORT) -> subprocess.Popen[str]:
+        """Begin a GET request inside the container's network."""
+        return subprocess.Popen(
+            [
+                *("nsenter", f"--target={self.inspect('{{.State.Pid}}')}", "--net"),
+                *(sys.executable, "-IS", "-c", CLIENT, str(port), path),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def get(self, path: str, port: int = PORT) -> str:
+        """The body of the answer; raises unless it came with status 200."""
+        with self.open(path, port) as client:
+            body, errors = client.communicate(timeout=COMMAND_TIMEOUT_S)
+        if client.returncode != 0:
+            raise ConnectionError(f"{path}: {body}{errors}")
+        return body
+
+    def wait_until_ready(self, metrics_port: int = METRICS_PORT) -> None:
+        wait_for(lambda: self.get("/-/ready", metrics_port), START_S, "server ready")
+
+    def wait_for_health(self, status: str) -> None:
+        wait_for(
+            lambda: self.inspect("{{.State.Health.Status}}") == status,
+            START_S,
+            f"container {status}",
+        )
+
+    def wait_until_busy(self) -> None:
+        busy = re.compile(r"^gunicorn_http_requests_in_progress 1(\.0)?$", re.MULTILINE)
+        wait_for(
+            lambda: busy.search(self.get("/metrics", METRICS_PORT)), START_S, "request in progress"
+        )
+
+    def stop(self) -> tuple[float, int]:
+        """Seconds that `docker stop` took, and the exit code of PID 1."""
+        start = time.monotonic()
+        self.engine.run("stop", self.id)
+        return time.monotonic() - start, int(self.inspect("{{.State.ExitCode}}"))
+
+
+def test_the_master_is_pid_1_and_not_root(server: Container) -> None:
+    """PID 1 is Gunicorn's master, its user is the unprivileged one, and no shell is in between."""
+    assert server.get("/parent") == "1"
+    assert "gunicorn" in server.execute("cat", "/proc/1/cmdline")
+    assert server.execute("cat", "/proc/1/comm") not in {"sh", "dash", "bash"}
+    status = server.execute("cat", "/proc/1/status")
+    for kind in ("Uid", "Gid"):
+        assert re.search(rf"^{kind}:((\s+{USER_ID}){{4}})$", status, re.MULTILINE)
+
+
+def test_a_read_only_root_is_enough(server: Container) -> None:
+    """Nothing is written but to /dev/shm and /tmp, and nothing is complained of."""
+    assert server.inspect("{{.HostConfig.ReadonlyRootfs}}") == "true"
+    assert server.get("/parent") == "1"
+    complaints = re.findall(
+        r".*(?:\[(?:WARNING|ERROR|CRITICAL)\]|Read-only|Permission).*", logs(server)
+    )
+    assert complaints == []
+
+
+def test_metrics_are_served_on_9464(server: Container) -> None:
+    """The image's metrics address is open to other hosts, and the requests served are on it."""
+    assert "GUNICORN_PROM_METRICS_BIND=0.0.0.0:9464" in server.inspect("{{json .Config.Env}}")
+    server.get("/parent")
+    counted = re.compile(
+        r'^gunicorn_http_requests_total\{method="GET",status="200"\} [1-9]', re.MULTILINE
+    )
+    wait_for(
+        lambda: counted.search(server.get("/metrics", METRICS_PORT)), START_S, "request counted"
+    )
+
+
+def test_orphans_are_reaped(server: Container) -> None:
+    """An orphan that PID 1 inherits does not stay a zombie."""
+    orphan = server.get("/orphan")
+    wait_for(lambda: server.get(f"/process/{orphan}").startswith("1 "), START_S, "orphan inherited")
+    server.get(f"/kill/{orphan}")
+    wait_for(lambda: server.get(f"/process/{orphan}") == "gone", START_S, "orphan reaped")
+
+
+def test_health_follows_the_master(engine: Engine, image: str, application: Path) -> None:
+    """The image's own check reports a working master, one that hangs, and its recovery."""
+    checks = ("--health-interval=1s", "--health-timeout=2s", "--health-retries=1")
+    with running(engine, image, application, options=(*LOCKED_DOWN, *checks)) as container:
+        container.wait_for_health("healthy")
+        engine.run("kill", "--signal=STOP", container.id)
+        container.wait_for_health("unhealthy")
+        engine.run("kill", "--signal=CONT", container.id)
+        container.wait_for_health("healthy")
+
+
+def test_stop_is_quick_at_rest(engine: Engine, image: str, application: Path) -> None:
+    """`docker stop` ends an idle server within 2 seconds, with exit code 0."""
+    with running(engine, image, application, options=LOCKED_DOWN) as container:
+        container.wait_until_ready()
+        duration_s, exit_code = container.stop()
+        assert (duration_s < STOP_AT_REST_S, exit_code) == (True, 0), f"after {duration_s:.1f} s"
+
+
+def test_stop_drains(engine: Engine, image: str, application: Path) -> None:
+    """A request in progress at `docker stop` gets its answer before the server ends."""
+    with running(engine, image, application, options=LOCKED_DOWN) as container:
+        container.wait_until_ready()
+        with container.open("/slow") as client:
+            container.wait_until_busy()
+            _, exit_code = container.stop()
+            answer, _ = client.communicate(timeout=COMMAND_TIMEOUT_S)
+        assert (answer, exit_code) == ("done", 0)
+
+
+def test_options_user_and_addresses_can_be_chosen(
+    engine: Engine, image: str, application: Path
+) -> None:
+    """Other addresses, an extra's worker type and a user without an account: still healthy."""
+    options = (
+        *LOCKED_DOWN,
+        "--user=4242:0",
+        "--health-interval=1s",
+        "--env=GUNICORN_PROM_METRICS_BIND=127.0.0.1:9999",
+    )
+    arguments = ("--worker-type", "gevent", "-w", "2", "-b", "127.0.0.1:8080")
+    with running(engine, image, application, options, arguments) as container:
+        container.wait_for_health("healthy")
+        container.wait_until_ready(9999)
+        assert container.get("/parent", 8080) == "1"
+
+
+def test_the_documented_image_of_an_application_works(
+    engine: Engine, image: str, application: Path, tmp_path: Path
+) -> None:
+    """The first Dockerfile of docs/docker.md puts an application and its packages on the image."""
+    documented = DOCKERFILE_BLOCK.search((PROJECT / "docs" / "docker.md").read_text())
+    assert documented is not None
+    assert documented[1].startswith(f"FROM {image}\n")
+    (tmp_path / "Dockerfile").write_text(documented[1])
+    (tmp_path / "requirements.txt").write_text("itsdangerous\n")
+    source = APPLICATION.read_text()
+    (tmp_path / "app.py").write_text(f"import itsdangerous\n{source}")
+    build(engine, tmp_path, "documented")
+    with running(engine, "documented", None, options=LOCKED_DOWN) as container:
+        container.wait_until_ready()
+        assert container.get("/parent") == "1"
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine, image: str, application: Path) -> Iterator[Container]:
+    """A container that runs the image as strictly as an engine can."""
+    with running(engine, image, application, options=LOCKED_DOWN) as container:
+        container.wait_until_ready()
+        yield container
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that any user may read, whatever the checkout's modes are."""
+    directory = tmp_path_factory.mktemp("application")
+    shutil.copy(APPLICATION, directory / "app.py")
+    directory.chmod(0o755)
+    (directory / "app.py").chmod(0o644)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine, base_image: str) -> str:
+    """The project's Dockerfile, built with the extra of a worker type."""
+    build(engine, PROJECT, IMAGE, f"BASE={base_image}", "EXTRAS=gevent")
+    return IMAGE
+
+
+@pytest.fixture(scope="module")
+def base_image(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Debian with Python that reaches the package index as this machine does."""
+    engine.run("import", base_tarball(), "debian")
+    context = tmp_path_factory.mktemp("base")
+    lines = ["FROM debian"]
+    lines += [f"ENV {name}={json.dumps(value)}" for name, value in settings(PIP_VARIABLES)]
+    certificates = os.environ.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
+    if certificates:
+        shutil.copy(certificates, context / "certificates.crt")
+        lines.append("COPY certificates.crt /etc/ssl/certs/ca-certificates.crt")
+    (context / "Dockerfile").write_text("\n".join(lines))
+    build(engine, context, BASE_IMAGE)
+    return BASE_IMAGE
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A dockerd with its own socket and data, which touches no network of this machine."""
+    dockerd, client = find_engine()
+    directory = tmp_path_factory.mktemp("docker")
+    (directory / "daemon.json").write_text("{}")
+    (directory / "client").mkdir()
+    socket = directory / "docker.sock"
+    command = (
+        *("timeout", "--kill-after=20", str(ENGINE_LIFE_S), dockerd),
+        f"--host=unix://{socket}",
+        f"--config-file={directory / 'daemon.json'}",
+        f"--data-root={directory / 'data'}",
+        f"--exec-root={directory / 'exec'}",
+        f"--pidfile={directory / 'dockerd.pid'}",
+        # Apart from an engine of the machine, should that run on a system-wide containerd.
+        f"--containerd-namespace=gunicorn-prom-{os.getpid()}",
+        f"--containerd-plugins-namespace=gunicorn-prom-plugins-{os.getpid()}",
+        *("--iptables=false", "--ip6tables=false", "--bridge=none"),
+    )
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(directory),
+        "DOCKER_CONFIG": str(directory / "client"),
+        "DOCKER_HOST": f"unix://{socket}",
+        "DOCKER_BUILDKIT": "1",
+        **dict(settings(PROXY_VARIABLES)),
+    }
+    log = directory / "dockerd.log"
+    with log.open("w") as output:
+        daemon = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_until_engine_answers(daemon, client, environment, log)
+        yield Engine(client, environment)
+    finally:
+        daemon.terminate()  # `timeout` passes it on.
+        daemon.wait(START_S)
+        unmount_below(directory)
+        shutil.rmtree(directory)
+
+
+def wait_until_engine_answers(
+    daemon: subprocess.Popen[bytes], client: str, environment: dict[str, str], log: Path
+) -> None:
+    def answers() -> bool:
+        if daemon.poll() is not None:
+            unavailable(f"dockerd does not start here: {log.read_text()[-2000:]}")
+        probe = subprocess.run(
+            [client, "version"], env=environment, check=False, capture_output=True
+        )
+        return probe.returncode == 0
+
+    wait_for(answers, START_S, "dockerd answers")
+
+
+def unmount_below(directory: Path) -> None:
+    """Undo what a dockerd leaves mounted, such as the namespace of the host's network."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    mount_points = [mount.split()[4] for mount in mounts]
+    for mount_point in reversed(mount_points):
+        if mount_point.startswith(f"{directory}/"):
+            subprocess.run(["umount", "--lazy", mount_point], check=True)
+
+
+def find_engine() -> tuple[str, str]:
+    """dockerd and the client of the same version: another may come before it in PATH."""
+    if os.geteuid() != 0:
+        unavailable("dockerd needs root")
+    folders = [*os.get_exec_path(), "/usr/sbin", "/sbin"]
+    dockerd = shutil.which("dockerd", path=os.pathsep.join(folders))
+    if dockerd is None:
+        unavailable("dockerd is not installed (Debian: docker.io)")
+    clients = filter(None, (shutil.which("docker", path=folder) for folder in folders))
+    for client in clients:
+        if version(client) == version(dockerd):
+            return dockerd, client
+    unavailable(f"no docker client of the version of {dockerd} ({version(dockerd)})")
+
+
+def version(program: str) -> str:
+    """`Docker version 20.10.24`, without the build, which differs between the parts."""
+    finished = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    return finished.stdout.partition(",")[0]
+
+
+def base_tarball() -> Path:
+    """Make the base system, or find it where an earlier run left it."""
+    if shutil.which("mmdebstrap") is None:
+        unavailable("mmdebstrap is not installed")
+    if not ARCHIVE_KEYRING.exists():
+        unavailable("the keys of Debian's archive are not installed (debian-archive-keyring)")
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    recipe = hashlib.sha256(" ".join(BASE_RECIPE).encode()).hexdigest()[:12]
+    tarball = cache / f"debian-{recipe}.tar"
+    if not tarball.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as directory:
+            made = Path(directory, "base.tar")
+            finished = subprocess.run(
+                [*BASE_RECIPE, made],
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=BASE_TIMEOUT_S,
+            )
+            if finished.returncode != 0:
+                unavailable(f"mmdebstrap failed: {finished.stderr[-2000:]}")
+            made.replace(tarball)
+    return tarball
+
+
+def cache_directory() -> Path:
+    if chosen := os.environ.get("GUNICORN_PROM_TEST_CACHE"):
+        return Path(chosen)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "gunicorn-prom", "tests")
+
+
+def build(engine: Engine, context: Path, tag: str, *arguments: str) -> None:
+    given = [*arguments, *(name for name, _ in settings(PROXY_VARIABLES))]
+    engine.run(
+        *("build", "--network=host", f"--tag={tag}"),
+        *(f"--build-arg={argument}" for argument in given),
+        context,
+        timeout_s=BUILD_TIMEOUT_S,
+    )
+
+
+@contextlib.contextmanager
+def running(
+    engine: Engine,
+    image: str,
+    application: Path | None,
+    options: tuple[str, ...] = (),
+    arguments: tuple[str, ...] = (),
+) -> Iterator[Container]:
+    """Run the image on the application, or as it is; print its logs and remove it afterwards."""
+    mounted = () if application is None else (f"--volume={application}:/app:ro",)
+    command = () if application is None else ("app:app", *arguments)
+    container = Container(
+        engine,
+        engine.run("run", "--detach", "--network=none", *options, *mounted, image, *command),
+    )
+    try:
+        yield container
+    finally:
+        print(logs(container))
+        engine.run("rm", "--force", container.id)
+
+
+def logs(container: Container) -> str:
+    finished = subprocess.run(
+        [container.engine.client, "logs", container.id],
+        env=container.engine.environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    return finished.stdout
+
+
+def settings(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Those of the environment variables that are set."""
+    return [(name, os.environ[name]) for name in names if os.environ.get(name)]
+
+
+def unavailable(reason: str) -> NoReturn:
+    if REQUIRE_REAL_PARTS:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def wait_for(condition: Callable[[], T], timeout_s: float, what: str) -> T:
+    """Poll until the condition is true; an error of the connection counts as not yet."""
+    deadline = time.monotonic() + timeout_s
+    last: object = None
+    while time.monotonic() < deadline:
+        try:
+            if result := condition():
+                return result
+        except OSError as error:
+            last = error
+        time.sleep(0.05)
+    raise TimeoutError(f"not within {timeout_s} s: {what} ({last})")
