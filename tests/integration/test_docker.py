@@ -182,6 +182,15 @@ def test_a_read_only_root_is_enough(server: Container) -> None:
     assert complaints == []
 
 
+def test_no_directory_for_temporary_files_is_needed(
+    engine: Engine, image: str, application: Path
+) -> None:
+    """With /dev/shm as the only writable place the server starts and serves."""
+    with running(engine, image, application, options=("--read-only",)) as container:
+        container.wait_until_ready()
+        assert container.get("/parent") == "1"
+
+
 def test_metrics_are_served_on_9464(server: Container) -> None:
     """The image's metrics address is open to other hosts, and the requests served are on it."""
     assert "GUNICORN_PROM_METRICS_BIND=0.0.0.0:9464" in server.inspect("{{json .Config.Env}}")

@@ -1,0 +1,250 @@
+"""Real servers for the tests: started, asked, and ended by their pid."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parent.parent
+APPS = ROOT / "tests" / "apps"
+DEADLINE_S = 30.0
+POLL_S = 0.02
+
+Labels = dict[str, str]
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Return the first true value of `condition`; fail when there is none in time."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline_s} s in vain for {what}")
+        time.sleep(POLL_S)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Response:
+    """An HTTP answer that was read to its end."""
+
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+def request(
+    port: int, target: str, method: str = "GET", timeout_s: float = 10.0, **headers: str
+) -> Response:
+    """Send one request to the loopback; header names have `_` for `-`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, target, headers=named)
+        answer = connection.getresponse()
+        return Response(answer.status, answer.headers, answer.read())
+    finally:
+        connection.close()
+
+
+class Metrics:
+    """One scrape, by sample."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
+
+    def all(self, name: str) -> list[tuple[Labels, float]]:
+        """Return every sample of that name."""
+        return [(s.labels, s.value) for s in self.samples if s.name == name]
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples of that name which have the labels, 0 for none."""
+        return sum(v for found, v in self.all(name) if labels.items() <= found.items())
+
+    def one(self, name: str, **labels: str) -> float:
+        """Return the value of the one sample of that name which has the labels."""
+        values = [v for found, v in self.all(name) if labels.items() <= found.items()]
+        assert len(values) == 1, f"{name} {labels}: {values}"
+        return values[0]
+
+
+class Server:
+    """A server under test, with its own HOME, state directory and ports.
+
+    Attributes:
+        port: of the application.
+        metrics_port: of the metrics server.
+        directory: of its files: `stderr`, `state/`, `home/`.
+    """
+
+    def __init__(self, directory: Path, command: list[str], environ: dict[str, str]) -> None:
+        self.directory = directory
+        self.port, self.metrics_port = free_port(), free_port()
+        self.state_directory = directory / "state"
+        (directory / "home").mkdir(parents=True, exist_ok=True)
+        self._environ = {
+            **os.environ,
+            "HOME": str(directory / "home"),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(APPS))),
+            "PYTHONUNBUFFERED": "1",
+            **environ,
+        }
+        self._command = [part.format(server=self) for part in command]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The master's."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """What the server has written on stdout and stderr."""
+        return (self.directory / "stderr").read_text(errors="replace")
+
+    def launch(self) -> None:
+        """Start the process and do not wait for it."""
+        with (self.directory / "stderr").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environ,
+                cwd=self.directory,
+                start_new_session=True,
+            )
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        self.launch()
+        wait_for(self.is_ready, "readiness")
+
+    def is_ready(self) -> bool:
+        """Tell whether the metrics server says that a worker has booted."""
+        assert self.process is not None
+        assert self.process.poll() is None, f"the server ended:\n{self.log}"
+        try:
+            return request(self.metrics_port, "/-/ready").status == 200
+        except OSError:
+            return False
+
+    def get(self, target: str, method: str = "GET", **headers: str) -> Response:
+        """Send one request to the application."""
+        return request(self.port, target, method, **headers)
+
+    def scrape(self, **headers: str) -> Metrics:
+        """Read /metrics in the text format."""
+        answer = request(self.metrics_port, "/metrics", **headers)
+        assert answer.status == 200
+        return Metrics(answer.text)
+
+    def wait_for_metrics(
+        self, condition: Callable[[Metrics], Any], what: str, deadline_s: float = DEADLINE_S
+    ) -> Metrics:
+        """Scrape until `condition` holds, and return that scrape."""
+
+        def scraped() -> Metrics | None:
+            metrics = self.scrape()
+            return metrics if condition(metrics) else None
+
+        found: Metrics = wait_for(scraped, what, deadline_s)
+        return found
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the live workers, by slot."""
+        infos = self.scrape().all("gunicorn_worker_info")
+        return [int(labels["pid"]) for labels, _ in infos]
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the master."""
+        os.kill(self.pid, number)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for the end of the master and return its exit code."""
+        assert self.process is not None
+        return self.process.wait(deadline_s)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the master by a signal and return its exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.send_signal(number)
+        return self.wait()
+
+    def destroy(self) -> None:
+        """End whatever is left of the server's session."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE_S)
+
+
+OWN_OPTIONS = [
+    "--bind=127.0.0.1:{server.port}",
+    "--metrics-bind=127.0.0.1:{server.metrics_port}",
+    "--metrics-state-dir={server.state_directory}",
+]
+
+
+@contextlib.contextmanager
+def gunicorn_prom(
+    directory: Path, *arguments: str, environ: dict[str, str] | None = None, start: bool = True
+) -> Iterator[Server]:
+    """Run `gunicorn-prom run ARGUMENTS` on ports of its own until the block ends."""
+    command = [sys.executable, "-m", "gunicorn_prom", "run", *OWN_OPTIONS, *arguments]
+    with running(Server(directory, command, environ or {}), start=start) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def plain_gunicorn(
+    directory: Path, *arguments: str, environ: dict[str, str] | None = None, start: bool = True
+) -> Iterator[Server]:
+    """Run `gunicorn ARGUMENTS` with our settings in the environment until the block ends."""
+    command = [sys.executable, "-m", "gunicorn", OWN_OPTIONS[0], *arguments]
+    server = Server(directory, command, environ or {})
+    server._environ |= {
+        "GUNICORN_PROM_METRICS_BIND": f"127.0.0.1:{server.metrics_port}",
+        "GUNICORN_PROM_METRICS_STATE_DIR": str(server.state_directory),
+    }
+    with running(server, start=start) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(server: Server, *, start: bool) -> Iterator[Server]:
+    """Run a server until the block ends; on failure show what it logged."""
+    try:
+        if start:
+            server.start()
+        yield server
+    except BaseException:
+        print(f"--- log of the server in {server.directory}\n{server.log}", file=sys.stderr)
+        raise
+    finally:
+        server.destroy()
