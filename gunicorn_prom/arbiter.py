@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gunicorn.arbiter import Arbiter
 
@@ -46,11 +46,12 @@ class PrometheusArbiter(Arbiter):
     _roster: "Roster | None" = None
     _exporter: ExporterHost | None = None
     _failed_places: frozenset[str] = frozenset()
+    log: Any
 
     def setup(self, app: Any) -> None:
         """Apply the configuration, at start and at every reload."""
         super().setup(app)
-        self._instrument()
+        self.apply_settings()
 
     def start(self) -> None:
         """Open the scoreboard, start the metrics server, then start as Gunicorn does.
@@ -58,8 +59,59 @@ class PrometheusArbiter(Arbiter):
         Raises:
             GunicornPromError: the state directory or the address cannot be had.
         """
-        self._open()
+        self.open()
         super().start()
+
+    def apply_settings(self) -> None:
+        """Put ourselves beside what the configuration has just said."""
+        add_own_settings(self.cfg)
+        self.worker_class = instrument(self.worker_class)
+        if not fits(self.worker_class):
+            self.log.warning(
+                "gunicorn-prom: requests of %s workers are not counted, only their processes are",
+                self.cfg.worker_class_str,
+            )
+        users_pre_fork, users_pre_exec = self.cfg.pre_fork, self.cfg.pre_exec
+
+        def pre_fork(server: Any, worker: Any) -> None:
+            self._assign_slot(worker)
+            users_pre_fork(server, worker)
+
+        def pre_exec(server: Any) -> None:
+            if self._exporter is not None:
+                self._exporter.pass_on(self.cfg.env_orig)
+            users_pre_exec(server)
+
+        self.cfg.set("pre_fork", pre_fork)
+        self.cfg.set("pre_exec", pre_exec)
+        with self._tolerated("keys"):
+            self._publish_worker_class()
+
+    def open(self) -> None:
+        """Make the scoreboard and start the metrics server.
+
+        Raises:
+            GunicornPromError: the state directory or the address cannot be had.
+        """
+        slots = SLOTS_PER_WORKER * self.cfg.workers + SPARE_SLOTS
+        root = Path(self.cfg.metrics_state_dir) if self.cfg.metrics_state_dir else None
+        meta = {
+            "buckets": self.cfg.metrics_buckets,
+            "slots": slots,
+            "pid": os.getpid(),
+            "version": version("gunicorn"),
+            "python_version": platform.python_version(),
+            "gunicorn_prom_version": __version__,
+        }
+        self._state = State.create(root, meta)
+        self._roster = Roster(self._state.board)
+        os.register_at_fork(after_in_child=self._state.close_in_child)
+        with self._tolerated("keys"):
+            self._publish_worker_class()
+        self._beat()
+        self._exporter = ExporterHost.start(
+            self.cfg, self._state.board, getattr(self.app, "metrics_listener", None), self.log
+        )
 
     def spawn_worker(self) -> int:
         """Fork a worker, which finds its slot assigned by `pre_fork`."""
@@ -127,51 +179,6 @@ class PrometheusArbiter(Arbiter):
             super().halt(reason, exit_status)
         finally:
             self._close()
-
-    def _instrument(self) -> None:
-        add_own_settings(self.cfg)
-        self.worker_class = instrument(self.worker_class)
-        if not fits(self.worker_class):
-            self.log.warning(
-                "gunicorn-prom: requests of %s workers are not counted, only their processes are",
-                self.cfg.worker_class_str,
-            )
-        users_pre_fork, users_pre_exec = self.cfg.pre_fork, self.cfg.pre_exec
-
-        def pre_fork(server: Any, worker: Any) -> None:
-            self._assign_slot(worker)
-            users_pre_fork(server, worker)
-
-        def pre_exec(server: Any) -> None:
-            if self._exporter is not None:
-                self._exporter.pass_on(self.cfg.env_orig)
-            users_pre_exec(server)
-
-        self.cfg.set("pre_fork", pre_fork)
-        self.cfg.set("pre_exec", pre_exec)
-        with self._tolerated("keys"):
-            self._publish_worker_class()
-
-    def _open(self) -> None:
-        slots = SLOTS_PER_WORKER * self.cfg.workers + SPARE_SLOTS
-        root = Path(self.cfg.metrics_state_dir) if self.cfg.metrics_state_dir else None
-        meta = {
-            "buckets": self.cfg.metrics_buckets,
-            "slots": slots,
-            "pid": os.getpid(),
-            "version": version("gunicorn"),
-            "python_version": platform.python_version(),
-            "gunicorn_prom_version": __version__,
-        }
-        self._state = State.create(root, meta)
-        self._roster = Roster(self._state.board)
-        os.register_at_fork(after_in_child=self._state.close_in_child)
-        with self._tolerated("keys"):
-            self._publish_worker_class()
-        self._beat()
-        self._exporter = ExporterHost.start(
-            self.cfg, self._state.board, getattr(self.app, "metrics_listener", None), self.log
-        )
 
     def _close(self) -> None:
         if self._exporter is not None:
@@ -295,6 +302,7 @@ def adopt(server: Arbiter) -> None:
     """
     if isinstance(server, PrometheusArbiter):
         return
-    server.__class__ = type("PrometheusArbiter", (PrometheusArbiter, type(server)), {})
-    server._instrument()
-    server._open()
+    server.__class__ = PrometheusArbiter
+    arbiter = cast("PrometheusArbiter", server)
+    arbiter.apply_settings()
+    arbiter.open()

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from gunicorn_prom.arbiter import adopt
-from gunicorn_prom.settings import OWN_SETTINGS, add_own_settings, environment
+from gunicorn_prom.settings import OWN_SETTINGS, add_own_settings, environment, name_of
 
 __all__ = ["on_starting"]
 
@@ -32,8 +32,8 @@ def on_starting(server: Any) -> None:
 def _apply_settings(cfg: Any) -> None:
     # Gunicorn read the file before it knew our settings, and passed over them.
     add_own_settings(cfg)
-    file = vars(sys.modules.get("__config__", object)) if "__config__" in sys.modules else {}
-    for setting in OWN_SETTINGS:
-        for value in (file.get(setting.name), os.environ.get(environment(setting.name))):
+    file = sys.modules.get("__config__")
+    for name in map(name_of, OWN_SETTINGS):
+        for value in (getattr(file, name, None), os.environ.get(environment(name))):
             if value is not None:
-                cfg.set(setting.name, value)
+                cfg.set(name, value)

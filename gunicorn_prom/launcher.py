@@ -22,9 +22,12 @@ from gunicorn_prom import __version__, workers
 from gunicorn_prom.arbiter import PrometheusArbiter
 from gunicorn_prom.errors import GunicornPromError, InvalidSettingError, UsageError, fail
 from gunicorn_prom.exporter.listener import listen
-from gunicorn_prom.settings import OWN_SETTINGS, environment
+from gunicorn_prom.settings import OWN_SETTINGS, environment, name_of
 
 __all__ = ["Launcher", "run", "versions"]
+
+PROGRAM = "gunicorn-prom run"
+USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
 
 
 def versions() -> str:
@@ -76,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, "see `gunicorn-prom run --help`")
 
 
-class _Config(Config):  # type: ignore[misc]  # Gunicorn has no types
+class _Config(Config):
     """Gunicorn's configuration, with our parser and a name in every error."""
 
     def __init__(self, usage: str, prog: str, arguments: list[str]) -> None:
@@ -105,7 +108,7 @@ class _Config(Config):  # type: ignore[misc]  # Gunicorn has no types
             raise InvalidSettingError(f"invalid {option}: {error}") from error
 
 
-class _Serving(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
+class _Serving(BaseApplication):
     """The last step of `run`: our arbiter in the place of Gunicorn's.
 
     Among the bases of `Launcher` it comes after Gunicorn's own classes, which in
@@ -135,7 +138,7 @@ class _Serving(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         arbiter.run()
 
 
-class Launcher(WSGIApplication, _Serving):  # type: ignore[misc]  # Gunicorn has no types
+class Launcher(WSGIApplication, _Serving):
     """Gunicorn's application for a WSGI module, with our settings and our arbiter.
 
     Args:
@@ -153,11 +156,11 @@ class Launcher(WSGIApplication, _Serving):  # type: ignore[misc]  # Gunicorn has
         self._given: dict[str, Any] = {}
         self._from_file: dict[str, Any] = {}
         self.metrics_listener: socket.socket | None = None
-        super().__init__("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn-prom run")
+        super().__init__(USAGE, prog=PROGRAM)
 
     def load_default_config(self) -> None:
         """Begin with the defaults."""
-        self.cfg = _Config(self.usage, self.prog, self._arguments)
+        self.cfg = _Config(USAGE, PROGRAM, self._arguments)
 
     def init(self, parser: Any, opts: Any, args: Any) -> Any:
         """Take the application's name from the command line, and remember the options."""
@@ -199,10 +202,10 @@ class Launcher(WSGIApplication, _Serving):  # type: ignore[misc]  # Gunicorn has
         super().run()
 
     def _apply_environment(self) -> None:
-        for setting in OWN_SETTINGS:
-            value = os.environ.get(environment(setting.name))
-            if value is not None and setting.name not in self._given:
-                self.cfg.set(setting.name, value)
+        for name in map(name_of, OWN_SETTINGS):
+            value = os.environ.get(environment(name))
+            if value is not None and name not in self._given:
+                self.cfg.set(name, value)
 
     def _choose_worker_class(self) -> None:
         given_class = self.cfg.settings["worker_class"].get()

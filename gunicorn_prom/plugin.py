@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.config import Config
 from gunicorn.workers.gthread import ThreadWorker
@@ -132,7 +132,7 @@ class PrometheusMixin(_Base):
     def handle(self, *args: Any) -> Any:
         """Serve a connection, and count the request that was left without an answer."""
         try:
-            return super().handle(*args)
+            return cast("Any", super()).handle(*args)
         finally:
             if self._seam is not None:
                 self._seam.connection_ended()
@@ -199,25 +199,25 @@ class PrometheusMixin(_Base):
         """
         return getattr(req, "method", None) or "UNKNOWN", getattr(req, "path", None) or "UNKNOWN"
 
-    def _generic_handle_request(self, parent_method: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+    def _generic_handle_request(
+        self, parent_method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """Call `parent_method` and count the request, unless the hooks already do.
 
         Raises:
             BaseException: whatever `parent_method` raises.
         """
         if self._seam is not None:
-            return parent_method(*args, **kw)
+            return parent_method(*args, **kwargs)
         start_time = time.time()
         try:
-            result = parent_method(*args, **kw)
+            result = parent_method(*args, **kwargs)
         except StopIteration as e:
             # An async worker ends a good response on a closing connection with it.
             self._count_stop_iteration(args, e, start_time)
             raise
         except Exception as e:
-            self._handle_request_error_metrics(
-                self._extract_request_from_args(args), e, start_time
-            )
+            self._handle_request_error_metrics(self._extract_request_from_args(args), e, start_time)
             raise
         self._handle_request_metrics(start_time)
         return result
@@ -234,7 +234,7 @@ class PrometheusMixin(_Base):
         if self._seam is None:
             return super().handle_error(req, client, addr, e)
         answer = Answer(client)
-        result = super().handle_error(req, answer, addr, e)
+        result = cast("Any", super()).handle_error(req, answer, addr, e)
         self._seam.error_answered(req, e, answer)
         return result
 
@@ -291,7 +291,8 @@ def get_prometheus_eventlet_worker() -> type | None:
     except (ImportError, RuntimeError):
         return None
 
-    class PrometheusEventletWorker(PrometheusMixin, EventletWorker):
+    # The types of the newest Gunicorn no longer know it.
+    class PrometheusEventletWorker(PrometheusMixin, EventletWorker):  # type: ignore[misc]
         """Gunicorn's eventlet worker with metrics."""
 
     return PrometheusEventletWorker

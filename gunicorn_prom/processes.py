@@ -1,6 +1,8 @@
 """What the kernel says of a process, asked when somebody wants to know."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -41,7 +43,7 @@ class Processes:
                 the same pid.
         """
         known = {}
-        facts = []
+        facts: list[ProcessFacts | None] = []
         for pid, age in workers:
             process = self._known.get((pid, age))
             try:
@@ -70,7 +72,7 @@ def _read(process: psutil.Process) -> ProcessFacts:
         )
 
 
-def _ask(question):  # type: ignore
+def _ask(question: Callable[[], Any]) -> Any:
     try:
         return question()
     except (psutil.AccessDenied, NotImplementedError):

@@ -192,7 +192,7 @@ class Columns:
             self.tables[table.name] = end
             end += cells
 
-    def take(self, cells: memoryview, start: int) -> list[float]:
+    def take(self, cells: "memoryview[float]", start: int) -> list[float]:
         """Return the counters in use of the slot or bank whose first one is at `start`."""
         values: list[float] = []
         for first, end in self.segments:
@@ -258,7 +258,7 @@ class Board:
         self.layout = Layout(self.meta["buckets"], self.meta["slots"])
         if self.layout.size_bytes != size:
             raise StateError("the scoreboard was laid out by another version")
-        self.cells = memoryview(mmap.mmap(board_fd, size)).cast("d")
+        self.cells: memoryview[float] = memoryview(mmap.mmap(board_fd, size)).cast("d")
         self.keys = KeyFile(keys_fd)
 
     @staticmethod
@@ -347,7 +347,7 @@ class Board:
         counters = [columns.take(cells, bank + layout.slots), *(w.counters for w in workers)]
         return Reading(
             time=time.monotonic(),
-            master=cells[layout.master : layout.master + Master.CELLS].tolist(),
+            master=_floats(cells[layout.master : layout.master + Master.CELLS]),
             columns=columns,
             totals=[sum(column) for column in zip(*counters, strict=True)],
             workers=workers,
@@ -357,10 +357,14 @@ class Board:
         start = self.layout.slot_at(slot)
         return WorkerReading(
             slot=slot,
-            gauges=self.cells[start : start + Gauge.CELLS].tolist(),
+            gauges=_floats(self.cells[start : start + Gauge.CELLS]),
             counters=columns.take(self.cells, start + Gauge.CELLS),
             heartbeat=self.cells[self.layout.heartbeats + slot],
         )
+
+
+def _floats(cells: "memoryview[float]") -> list[float]:
+    return cells.tolist()  # type: ignore[return-value]  # typed for bytes only
 
 
 def busy_seconds(cell: float, now: float) -> float:

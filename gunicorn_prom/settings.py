@@ -5,6 +5,7 @@ in a configuration file, in GUNICORN_CMD_ARGS and on the command line, and
 `environment()` names the variable of each.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "SECTION",
     "add_own_settings",
     "environment",
+    "name_of",
     "parse_bind",
 ]
 
@@ -85,7 +87,7 @@ def _validate_buckets(value: Any) -> tuple[float, ...]:
         raise ValueError(f"{value!r} is not a comma separated list of seconds") from None
     if bounds and bounds[-1] == math.inf:
         bounds = bounds[:-1]
-    increasing = all(low < high for low, high in zip(bounds, bounds[1:], strict=False))
+    increasing = all(low < high for low, high in itertools.pairwise(bounds))
     if not bounds or not increasing or bounds[0] <= 0 or not math.isfinite(bounds[-1]):
         raise ValueError("buckets must be positive seconds, strictly increasing")
     if len(bounds) > MAX_BUCKETS:
@@ -93,10 +95,10 @@ def _validate_buckets(value: Any) -> tuple[float, ...]:
     return bounds
 
 
-class WorkerType(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+class WorkerType(config.Setting):
     name = "worker_type"
     section = SECTION
-    cli = ["--worker-type"]
+    cli = ["--worker-type"]  # noqa: RUF012  # as Gunicorn declares its own
     meta = "TYPE"
     validator = _one_of(WORKER_TYPES)
     default = None
@@ -108,10 +110,10 @@ class WorkerType(config.Setting):  # type: ignore[misc]  # its metaclass is unty
         """
 
 
-class MetricsBind(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+class MetricsBind(config.Setting):
     name = "metrics_bind"
     section = SECTION
-    cli = ["--metrics-bind"]
+    cli = ["--metrics-bind"]  # noqa: RUF012  # as Gunicorn declares its own
     meta = "ADDRESS"
     validator = _validate_bind
     default = "127.0.0.1:9464"
@@ -122,20 +124,20 @@ class MetricsBind(config.Setting):  # type: ignore[misc]  # its metaclass is unt
         """
 
 
-class MetricsPath(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+class MetricsPath(config.Setting):
     name = "metrics_path"
     section = SECTION
-    cli = ["--metrics-path"]
+    cli = ["--metrics-path"]  # noqa: RUF012  # as Gunicorn declares its own
     meta = "PATH"
     validator = _validate_path
     default = "/metrics"
     desc = "The path under which the metrics are served."
 
 
-class MetricsServer(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+class MetricsServer(config.Setting):
     name = "metrics_server"
     section = SECTION
-    cli = ["--metrics-server"]
+    cli = ["--metrics-server"]  # noqa: RUF012  # as Gunicorn declares its own
     meta = "WHERE"
     validator = _one_of(METRICS_SERVERS)
     default = "auto"
@@ -148,10 +150,10 @@ class MetricsServer(config.Setting):  # type: ignore[misc]  # its metaclass is u
         """
 
 
-class MetricsStateDir(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+class MetricsStateDir(config.Setting):
     name = "metrics_state_dir"
     section = SECTION
-    cli = ["--metrics-state-dir"]
+    cli = ["--metrics-state-dir"]  # noqa: RUF012  # as Gunicorn declares its own
     meta = "DIR"
     validator = config.validate_string
     default = None
@@ -163,10 +165,10 @@ class MetricsStateDir(config.Setting):  # type: ignore[misc]  # its metaclass is
         """
 
 
-class MetricsBuckets(config.Setting):  # type: ignore[misc]  # its metaclass is untyped
+class MetricsBuckets(config.Setting):
     name = "metrics_buckets"
     section = SECTION
-    cli = ["--metrics-buckets"]
+    cli = ["--metrics-buckets"]  # noqa: RUF012  # as Gunicorn declares its own
     meta = "SECONDS"
     validator = _validate_buckets
     default = DEFAULT_BUCKETS
@@ -187,6 +189,12 @@ OWN_SETTINGS: tuple[type[config.Setting], ...] = (
 )
 
 
+def name_of(setting: type[config.Setting]) -> str:
+    """Return the name of one of our settings."""
+    assert setting.name is not None  # each declares one
+    return setting.name
+
+
 def environment(name: str) -> str:
     """Name the environment variable of our setting `name`."""
     return f"GUNICORN_PROM_{name.upper()}"
@@ -199,4 +207,4 @@ def add_own_settings(cfg: config.Config) -> None:
     it reads the file that imports us.
     """
     for setting in OWN_SETTINGS:
-        cfg.settings.setdefault(setting.name, setting())
+        cfg.settings.setdefault(name_of(setting), setting())

@@ -49,15 +49,21 @@ class WorkerType:
         return (self.name, self.class_path, *ours)
 
 
-REGISTRY = {
-    worker_type.name: worker_type
-    for worker_type in (
-        WorkerType("sync", "gunicorn.workers.sync.SyncWorker", "PrometheusWorker"),
-        WorkerType("gthread", "gunicorn.workers.gthread.ThreadWorker", "PrometheusThreadWorker"),
-        WorkerType("gevent", "gunicorn.workers.ggevent.GeventWorker", "PrometheusGeventWorker", "gevent"),
-        WorkerType("eventlet", "gunicorn.workers.geventlet.EventletWorker", "PrometheusEventletWorker", "eventlet", 26),
-    )
-}
+_TYPES = (
+    WorkerType("sync", "gunicorn.workers.sync.SyncWorker", "PrometheusWorker"),
+    WorkerType("gthread", "gunicorn.workers.gthread.ThreadWorker", "PrometheusThreadWorker"),
+    WorkerType(
+        "gevent", "gunicorn.workers.ggevent.GeventWorker", "PrometheusGeventWorker", "gevent"
+    ),
+    WorkerType(
+        "eventlet",
+        "gunicorn.workers.geventlet.EventletWorker",
+        "PrometheusEventletWorker",
+        "eventlet",
+        removed=26,
+    ),
+)
+REGISTRY = {worker_type.name: worker_type for worker_type in _TYPES}
 WORKER_TYPES = tuple(REGISTRY)
 
 

@@ -103,7 +103,7 @@ class ScoreboardCollector:
     ) -> Iterator[tuple[tuple[str, str], list[float]]]:
         width = self._board.layout.width(keys.HTTP)
         start = reading.columns.tables[keys.HTTP.name]
-        for (method, status) in reading.columns.keys[keys.HTTP.name]:
+        for method, status in reading.columns.keys[keys.HTTP.name]:
             cells = list(counters[start : start + width])
             if any(cells) or (method, status) != (keys.OTHER, keys.OTHER):
                 yield (method, status), cells
@@ -115,7 +115,8 @@ class ScoreboardCollector:
         worker_class = classes[int(reading.master[Master.WORKER_CLASS])][0]
         info = _gauge(metrics.INFO)
         info.add_metric(
-            (meta["version"], meta["python_version"], worker_class, meta["gunicorn_prom_version"]), 1
+            (meta["version"], meta["python_version"], worker_class, meta["gunicorn_prom_version"]),
+            1,
         )
         yield info
         states = [_state_of(worker) for worker in reading.workers]

@@ -9,6 +9,7 @@ Every connection carries one request: a scrape every few seconds gains nothing b
 keeping it open.
 """
 
+import contextlib
 import errno
 import logging
 import selectors
@@ -120,8 +121,9 @@ class Server:
             self._close(connection.client)
 
     def _answer(self, request: bytes) -> bytes:
-        handler = _Handler(request, self._respond, self._log)
-        return handler.wfile.getvalue()
+        answer = BytesIO()
+        _Handler(request, answer, self._respond, self._log)
+        return answer.getvalue()
 
     def _close_overdue(self) -> None:
         now = time.monotonic()
@@ -137,12 +139,10 @@ class Server:
     def _close(self, client: socket.socket) -> None:
         del self._connections[client]
         self._selector.unregister(client)
-        try:
-            # A worker that was forked meanwhile may still have a copy of the socket
-            # open; this ends the connection all the same.
+        with contextlib.suppress(OSError):  # the client may have been first
+            # A worker that is being forked may still have a copy of the socket open;
+            # this ends the connection all the same.
             client.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the client was first
         client.close()
 
 
@@ -199,10 +199,12 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "gunicorn-prom"
     sys_version = ""
 
-    def __init__(self, request: bytes, respond: Callable[[str, Any], Answer], log: Any) -> None:
+    def __init__(
+        self, request: bytes, answer: BytesIO, respond: Callable[[str, Any], Answer], log: Any
+    ) -> None:
         # Not super().__init__(), which expects a socket.
         self.rfile = BytesIO(request)
-        self.wfile = BytesIO()
+        self.wfile = answer
         self.client_address = ("", 0)
         self.close_connection = True
         self._respond = respond
@@ -231,18 +233,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def send_error(
-        self, code: int, message: str | None = None, explain: str | None = None
-    ) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         # http.server says 501 to a method without a do_ function.
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            code, message = HTTPStatus.METHOD_NOT_ALLOWED, None
-        super().send_error(code, message, explain)
+            self._refuse_method()
+        else:
+            super().send_error(code, message, explain)
 
-    def end_headers(self) -> None:
-        if b" 405 " in self._headers_buffer[0]:
-            self.send_header("Allow", "GET, HEAD")
-        super().end_headers()
+    def _refuse_method(self) -> None:
+        self.send_response(HTTPStatus.METHOD_NOT_ALLOWED)
+        self.send_header("Allow", "GET, HEAD")
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: a scrape is not news."""

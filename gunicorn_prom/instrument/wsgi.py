@@ -39,6 +39,7 @@ __all__ = ["KNOWN_METHODS", "Answer", "WSGISeam", "fits", "method_label"]
 KNOWN_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
 )
+STATUSES = range(100, 1000)
 STATUSES_WITHOUT_BODY = (204, 304)
 STATUS_LINE = re.compile(rb"HTTP/\d\.\d (\d{3}) ")
 DISCONNECT_ERRNOS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT)
@@ -243,10 +244,12 @@ class Answer:
         return getattr(self._client, name)
 
     def sendall(self, data: bytes) -> None:
+        """Send all of `data` and note it."""
         self._client.sendall(data)
         self._note(data)
 
     def send(self, data: bytes) -> int:
+        """Send some of `data` and note what was sent."""
         sent: int = self._client.send(data)
         self._note(data[:sent])
         return sent
@@ -316,7 +319,7 @@ def _make_recorder(slot: Slot, end: Callable[[Any], float]) -> Callable[..., Non
 
     def find_row(key: tuple[Any, Any]) -> int:
         method, status = key
-        is_status = isinstance(status, int) and 100 <= status <= 999
+        is_status = isinstance(status, int) and status in STATUSES
         row = slot.locate(HTTP, (method_label(method), str(status) if is_status else OTHER))
         is_overflow = row == slot.counters + layout.tables[HTTP.name]
         if is_status and method in KNOWN_METHODS and not is_overflow:
