@@ -10,6 +10,7 @@ import sys
 __all__ = ["main"]
 
 HELP_OPTIONS = frozenset(("-h", "--help"))
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -19,13 +20,16 @@ def main() -> None:
         SystemExit: always.
     """
     arguments = sys.argv[1:]
-    if arguments[:1] == ["run"] and HELP_OPTIONS.isdisjoint(arguments):
-        from gunicorn_prom.launcher import run
+    try:
+        if arguments[:1] == ["run"] and HELP_OPTIONS.isdisjoint(arguments):
+            from gunicorn_prom.launcher import run
 
-        run(arguments[1:])
-    from gunicorn_prom.cli import app
+            run(arguments[1:])
+        from gunicorn_prom.cli import app
 
-    app()
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

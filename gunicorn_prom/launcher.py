@@ -48,8 +48,6 @@ def run(arguments: list[str]) -> NoReturn:
         Launcher(arguments).run()
     except GunicornPromError as error:
         fail(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
     sys.exit(0)
 
 
@@ -178,6 +176,7 @@ class Launcher(WSGIApplication, _Serving):
         Raises:
             SystemExit: something in it is invalid; it has been said on stderr.
         """
+        self._from_file = {}
         try:
             super().load_config()
             self._apply_environment()

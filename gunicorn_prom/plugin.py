@@ -76,7 +76,7 @@ class PrometheusMixin(_Base):
         super().__init__(*args, **kwargs)
         self.start_time = time.time()
         self.worker_id = f"worker_{self.age}_{int(self.start_time)}"
-        self._request_count = 0
+        self._counted_by_ourselves = 0
 
     def assign_slot(self, board: Board, number: int) -> None:
         """Give this worker its place on the scoreboard, in the master before the fork."""
@@ -91,6 +91,17 @@ class PrometheusMixin(_Base):
             self._process = psutil.Process()
         return self._process
 
+    @property
+    def _request_count(self) -> int:
+        """Requests that this worker has answered so far."""
+        if self._seam is None:
+            return self._counted_by_ourselves
+        return self._seam.request_count()
+
+    @_request_count.setter
+    def _request_count(self, count: int) -> None:
+        self._counted_by_ourselves = count
+
     # Gunicorn's life of a worker.
 
     def init_process(self) -> None:
@@ -104,8 +115,9 @@ class PrometheusMixin(_Base):
     def _attach(self) -> None:
         if self._board is None:
             self.log.warning(
-                "gunicorn-prom: no scoreboard, so no metrics; put "
-                "`from gunicorn_prom.hooks import *` into the configuration file"
+                "gunicorn-prom: this worker has no place on a scoreboard and serves without "
+                "metrics; plain gunicorn needs `from gunicorn_prom.hooks import *` in its "
+                "configuration file"
             )
             return
         self._slot = Slot(self._board, self._slot_number, self.log)
@@ -174,7 +186,7 @@ class PrometheusMixin(_Base):
         Args:
             start_time: Unix seconds at which it began, None: it took no time.
         """
-        self._request_count += 1
+        self._counted_by_ourselves += 1
         if self._slot is not None and self._seam is None:
             elapsed = max(0.0, time.time() - start_time) if start_time else 0.0
             self._slot.observe_request((OTHER, OTHER), elapsed)

@@ -60,10 +60,13 @@ class ScoreboardCollector:
         """Yield the families as they stand now."""
         began = time.monotonic()
         reading = self._board.read()
-        yield from self._http(reading)
-        yield from self._server(reading)
-        yield from self._workers(reading)
-        yield from self._process_facts(reading)
+        for part in (self._http, self._server, self._workers, self._process_facts):
+            try:
+                families = list(part(reading))
+            except Exception as error:
+                self._report("collector", error)
+            else:
+                yield from families
         yield self._errors(reading)
         yield _single(metrics.SCRAPE_DURATION, time.monotonic() - began)
 

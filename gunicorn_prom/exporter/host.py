@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import gunicorn_prom
 from gunicorn_prom.exporter.listener import HANDED_OVER, listen, url_of
+from gunicorn_prom.exporter.server import Server
 from gunicorn_prom.scoreboard import Board
 
 __all__ = ["ExporterHost", "is_patched"]
@@ -103,12 +105,12 @@ class ThreadHost(ExporterHost):
     """The metrics server as a thread of the master."""
 
     def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
-        from gunicorn_prom.exporter.endpoint import Endpoint
-        from gunicorn_prom.exporter.server import Server
-
-        self._server = Server(listener, Endpoint(board, path, log).respond, log)
+        endpoint = _import_endpoint().Endpoint(board, path, log)
+        self._server = Server(listener, endpoint.respond, log)
+        self._board = board
         self._holds_lock = False
         self._stopping = False
+        self._failed = False
         self._log = log
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork)
         super().__init__(listener)
@@ -130,8 +132,15 @@ class ThreadHost(ExporterHost):
         self._server.close()
 
     def _serve(self) -> None:
-        while not self._stopping:
-            self._server.turn()
+        try:
+            while not self._stopping:
+                self._server.turn()
+        except Exception:
+            # `revive` starts another one within a second.
+            if not self._failed:
+                self._log.exception("gunicorn-prom: the metrics server failed")
+            self._failed = True
+            self._board.count_master_error("server")
 
     def _before_fork(self) -> None:
         # Between two requests the thread holds no lock that a worker could find
@@ -202,6 +211,20 @@ class ProcessHost(ExporterHost):
             {**os.environ, "PYTHONPATH": _import_path()},
             file_actions=copies,
         )
+
+
+def _import_endpoint() -> Any:
+    """Import the endpoint, and leave prometheus_client out of `sys.modules`.
+
+    The application must come to import its own: what prometheus_client does is
+    decided by PROMETHEUS_MULTIPROC_DIR at that moment, and the registry is global.
+    """
+    before = set(sys.modules)
+    endpoint = import_module("gunicorn_prom.exporter.endpoint")
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "prometheus_client":
+            del sys.modules[name]
+    return endpoint
 
 
 def _import_path() -> str:

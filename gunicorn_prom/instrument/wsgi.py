@@ -90,6 +90,12 @@ class WSGISeam:
         cfg.set("pre_request", self._make_pre_request(worker.log, cfg.pre_request))
         cfg.set("post_request", self._make_post_request(cfg.post_request))
 
+    def request_count(self) -> int:
+        """Return how many requests were answered so far."""
+        layout = self._slot.layout
+        first = self._slot.counters + layout.request_size
+        return int(sum(self._slot.cells[first : first + len(SIZE_BOUNDS) + 1]))
+
     def _make_pre_request(self, log: Any, users: Callable[..., Any]) -> Callable[..., None]:
         begin = self._begin
         if users is not config.PreRequest.default or type(log).debug is not Logger.debug:
