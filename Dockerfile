@@ -2,7 +2,7 @@
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
-# Extras of the package, comma separated: gevent, tornado, uvicorn, auth, all.
+# Extras of the package, comma separated: gevent, eventlet, tornado, uvicorn, auth, all.
 ARG EXTRAS=""
 WORKDIR /src
 COPY . .

@@ -21,17 +21,17 @@ _PACKAGES = (
     "gunicorn-prometheus-exporter",
 )
 _FULL = Effort(
-    counted_rounds=5,
-    traffic_rounds=11,
+    counted_rounds=3,
+    traffic_rounds=9,
     traffic_requests=3000,
     footprint_rounds=5,
     scrapes=1000,
 )
 _QUICK = Effort(
     counted_rounds=1,
-    traffic_rounds=5,
+    traffic_rounds=3,
     traffic_requests=1000,
-    footprint_rounds=2,
+    footprint_rounds=1,
     scrapes=1000,
 )
 

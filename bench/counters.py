@@ -49,7 +49,7 @@ class PerfCounter:
 
     name = "perf stat -e instructions:u"
     wrapper: tuple[str, ...] = ()
-    requests = 2000
+    requests = 5000
 
     @staticmethod
     def is_available() -> bool:

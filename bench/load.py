@@ -6,11 +6,12 @@ It runs in a process of its own, so that its work is in no figure of the server'
 from __future__ import annotations
 
 import multiprocessing
-import selectors
+import os
 import socket
 import time
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 from bench.errors import BenchError
@@ -18,6 +19,7 @@ from bench.errors import BenchError
 __all__ = ["Client", "Load", "get", "send"]
 
 _SILENCE_S = 60
+_CHUNK_BYTES = 65536
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -37,11 +39,15 @@ class Load:
 
 
 class Client(AbstractContextManager["Client"]):
-    """Sends loads from a process of its own."""
+    """Sends loads from a process of its own, and on a processor of its own if told."""
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context)
+    def __init__(self, processors: set[int]) -> None:
+        self._pool = ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=os.sched_setaffinity,
+            initargs=(0, processors),
+        )
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -55,54 +61,76 @@ class Client(AbstractContextManager["Client"]):
         return self._pool.submit(send, load).result()
 
 
-class _Connection:
-    """One connection, on which one request at a time is under way."""
-
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._request = _format_request("/", keep_alive=load.keep_alive)
-        self._received = b""
-        self.socket = _connect(load.port)
-
-    def send_request(self) -> None:
-        """Send a request; its answer is read by `receive`."""
-        self._received = b""
-        self.socket.sendall(self._request)
-
-    def receive(self) -> bool:
-        """Read what has come; return whether the answer is complete."""
-        chunk = self.socket.recv(65536)
-        self._received += chunk
-        if self._load.keep_alive and chunk:
-            return _is_complete(self._received)
-        if not chunk:
-            _check_answer(self._received)
-            return True
-        return False
-
-    def is_reusable(self) -> bool:
-        """Return whether the server lets the next request use this connection."""
-        head = self._received.partition(_HEAD_END)[0].lower()
-        return self._load.keep_alive and b"connection: close" not in head
-
-
 def send(load: Load) -> float:
-    """Send a load from this process and return the seconds it took."""
+    """Send a load from this process and return the seconds it took.
+
+    The connections take turns, and each sends its next request as soon as its answer is
+    there: two system calls per request, so that the server has always something to do.
+    """
     started = time.perf_counter()
-    with selectors.DefaultSelector() as selector:
-        unsent = load.requests
-        for _ in range(min(load.connections, load.requests)):
-            _open(selector, load)
-            unsent -= 1
-        unanswered = load.requests
-        while unanswered:
-            for connection in _wait(selector):
-                if not connection.receive():
-                    continue
-                unanswered -= 1
-                _proceed(selector, connection, load, has_more=unsent > 0)
-                unsent -= unsent > 0
+    exchange = _exchange_kept if load.keep_alive else _exchange_closing
+    exchange(load, _format_request("/", keep_alive=load.keep_alive))
     return time.perf_counter() - started
+
+
+def _exchange_kept(load: Load, request: bytes) -> None:
+    with ExitStack() as stack:
+        connections = [stack.enter_context(_connect(load.port)) for _ in range(load.connections)]
+        length = _learn_length(connections[0], request)
+        for number in range(load.requests - 1):
+            connection = connections[number % load.connections]
+            if number >= load.connections:
+                _receive_answer(connection, length)
+            connection.sendall(request)
+        for number in range(min(load.requests - 1, load.connections)):
+            _receive_answer(connections[number], length)
+
+
+def _exchange_closing(load: Load, request: bytes) -> None:
+    under_way: deque[socket.socket] = deque()
+    for number in range(load.requests + load.connections):
+        if number >= load.connections:
+            with under_way.popleft() as connection:
+                _check_answer(_receive_all(connection))
+        if number < load.requests:
+            under_way.append(_connect(load.port))
+            under_way[-1].sendall(request)
+
+
+def _learn_length(connection: socket.socket, request: bytes) -> int:
+    """Send a request and return the length of its answer: all the others have the same."""
+    connection.sendall(request)
+    received = b""
+    while _HEAD_END not in received:
+        received += _receive_some(connection)
+    head, _, body = received.partition(_HEAD_END)
+    if b"connection: close" in head.lower():
+        raise BenchError("the server does not keep connections alive")
+    body_length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    while len(body) < body_length:
+        body += _receive_some(connection)
+    return len(head) + len(_HEAD_END) + body_length
+
+
+def _receive_answer(connection: socket.socket, length: int) -> None:
+    received = _receive_some(connection)
+    while len(received) < length:
+        received += _receive_some(connection)
+    _check_answer(received)
+
+
+def _receive_some(connection: socket.socket) -> bytes:
+    chunk = connection.recv(_CHUNK_BYTES)
+    if not chunk:
+        raise BenchError("the server closed a connection that was to be kept alive")
+    return chunk
+
+
+def _receive_all(connection: socket.socket) -> bytes:
+    received = b""
+    while chunk := connection.recv(_CHUNK_BYTES):
+        received += chunk
+    return received
 
 
 def get(port: int, path: str) -> bytes:
@@ -112,43 +140,11 @@ def get(port: int, path: str) -> bytes:
         OSError: If nothing listens there or the connection breaks.
         BenchError: If the answer is not a 200.
     """
-    received = b""
     with _connect(port) as connection:
         connection.sendall(_format_request(path, keep_alive=False))
-        while chunk := connection.recv(65536):
-            received += chunk
+        received = _receive_all(connection)
     _check_answer(received)
     return received.partition(_HEAD_END)[2]
-
-
-def _open(selector: selectors.BaseSelector, load: Load) -> None:
-    connection = _Connection(load)
-    selector.register(connection.socket, selectors.EVENT_READ, connection)
-    connection.send_request()
-
-
-def _wait(selector: selectors.BaseSelector) -> list[_Connection]:
-    events = selector.select(_SILENCE_S)
-    if not events:
-        raise BenchError(f"the server was silent for {_SILENCE_S} s")
-    return [key.data for key, _ in events]
-
-
-def _proceed(
-    selector: selectors.BaseSelector,
-    connection: _Connection,
-    load: Load,
-    *,
-    has_more: bool,
-) -> None:
-    """Send the next request on this connection or, where that is over, on a new one."""
-    if has_more and connection.is_reusable():
-        connection.send_request()
-        return
-    selector.unregister(connection.socket)
-    connection.socket.close()
-    if has_more:
-        _open(selector, load)
 
 
 def _connect(port: int) -> socket.socket:
@@ -162,15 +158,6 @@ def _format_request(path: str, *, keep_alive: bool) -> bytes:
     if not keep_alive:
         lines.append("Connection: close")
     return "\r\n".join([*lines, "", ""]).encode()
-
-
-def _is_complete(received: bytes) -> bool:
-    head, separator, body = received.partition(_HEAD_END)
-    if not separator:
-        return False
-    _check_answer(received)
-    length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
-    return len(body) >= int(length)
 
 
 def _check_answer(received: bytes) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,7 +20,7 @@ from bench.servers import Server, run_server
 __all__ = ["Effort", "Measurements", "Session", "Spread"]
 
 _CONNECTIONS = 4
-_WARM_UP_REQUESTS = 300
+_WARM_UP_REQUESTS = 500
 _FOOTPRINT_WORKERS = 4
 _FOOTPRINT_REQUESTS = 1000
 _WARM_UP_SCRAPES = 100
@@ -31,8 +32,8 @@ class Effort:
 
     Attributes:
         counted_rounds: Launches of each server under the instruction counter.
-        traffic_rounds: Rounds of requests sent to servers that run side by side.
-        traffic_requests: Requests in each of those rounds.
+        traffic_rounds: Launches of each server for CPU time and requests per second.
+        traffic_requests: Requests in each of those launches.
         footprint_rounds: Launches of each server with 4 workers.
         scrapes: Scrapes in each of those launches.
     """
@@ -111,13 +112,14 @@ class Session:
 
     def measure_all(self) -> Measurements:
         """Take every measure."""
-        with Client() as client:
+        with Client(_share_processors()[1]) as client:
             for worker_type in self.worker_types:
                 if self.counter is not None:
                     self.say(f"{worker_type}: instructions")
                     self._count_instructions(worker_type, self.counter, client)
                 self.say(f"{worker_type}: CPU time and requests/s")
-                self._measure_traffic(worker_type, client)
+                with _off_the_processor_of_the_client():
+                    self._measure_traffic(worker_type, client)
             self.say("sync, 4 workers: memory, start, scrapes")
             self._measure_footprint(client)
         return self.measurements
@@ -144,16 +146,15 @@ class Session:
             self.measurements.add("instructions", worker_type, contender, per_request)
 
     def _measure_traffic(self, worker_type: str, client: Client) -> None:
-        """Send rounds of requests to one server after the other, all of them running."""
-        with ExitStack() as stack:
-            servers = {
-                contender.name: stack.enter_context(run_server(contender, worker_type))
-                for contender in self.contenders
-            }
-            for server in servers.values():
-                client.send(_make_load(server, self.effort.traffic_requests))
-            for _, contender in self._take_turns(self.effort.traffic_rounds):
-                self._measure_round(servers[contender.name], client)
+        """Measure a fresh server per round, one at a time.
+
+        Where memory falls in the caches can favour one process over another, for all of
+        its life and by more than the difference that is looked for.
+        """
+        for number, contender in self._take_turns(self.effort.traffic_rounds):
+            with run_server(contender, worker_type, hash_seed=number) as server:
+                client.send(_make_load(server, _WARM_UP_REQUESTS))
+                self._measure_round(server, client)
 
     def _measure_round(self, server: Server, client: Client) -> None:
         requests = self.effort.traffic_requests
@@ -193,6 +194,29 @@ class Session:
             ("tree_growth_bytes", _sum_tree(server, "Rss") - tree_bytes),
         ):
             self.measurements.add(measure, "sync", server.contender, value)
+
+
+def _share_processors() -> tuple[set[int], set[int]]:
+    """Return the processors of the servers and the one of the client.
+
+    Left to itself the scheduler tends to put two processes that wake each other on one
+    processor, and the server then waits for the client.
+    """
+    processors = os.sched_getaffinity(0)
+    if len(processors) == 1:
+        return processors, processors
+    return processors - {max(processors)}, {max(processors)}
+
+
+@contextmanager
+def _off_the_processor_of_the_client() -> Iterator[None]:
+    """Keep the servers started meanwhile off the processor of the client."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _share_processors()[0])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
 
 
 def _make_load(server: Server, requests: int) -> Load:

@@ -74,7 +74,7 @@ def format_report(session: Session, versions: dict[str, dict[str, str]]) -> str:
     parts = [_format_setting(session, versions)]
     for title, measure, format_value in _TRAFFIC_MEASURES:
         if measure == "instructions" and session.counter is None:
-            parts.append(f"## {title}\n\nNot counted: neither perf nor valgrind can.")
+            parts.append(f"## {title}\n\nNot counted in this run.")
             continue
         table = _format_traffic(session, measure, format_value)
         parts.append(f"## {title}\n\n{table}")
@@ -89,10 +89,10 @@ def _format_setting(session: Session, versions: dict[str, dict[str, str]]) -> st
         f" {platform.system()} {platform.release()}",
         *_format_versions(versions),
         f"- Instructions: {_describe_counter(session)}",
-        f"- CPU time and requests per second: {session.effort.traffic_rounds} rounds of"
-        f" {session.effort.traffic_requests:,} requests",
+        f"- CPU time and requests per second: {session.effort.traffic_rounds} launches of"
+        f" {session.effort.traffic_requests:,} requests each",
         "- One worker answers a hello-world application; four connections, kept alive"
-        " except with sync, which closes",
+        " except with sync, which closes. The client has a processor of its own",
         "- Contenders take turns in every round. A figure is the median, a ratio the"
         " median of the ratios to bare Gunicorn in the same round, with the quartiles"
         " in brackets",
@@ -110,7 +110,7 @@ def _format_versions(versions: dict[str, dict[str, str]]) -> list[str]:
 
 def _describe_counter(session: Session) -> str:
     if session.counter is None:
-        return "not counted on this machine"
+        return "not counted in this run"
     return (
         f"{session.counter.name}; launches: {session.effort.counted_rounds}, of"
         f" {session.counter.requests:,} requests each, each with another hash seed"

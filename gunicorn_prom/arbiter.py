@@ -4,15 +4,16 @@
 `gunicorn_prom.hooks` turns the running arbiter into it, so both do the same.
 """
 
+import gc
 import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import gunicorn
 from gunicorn.arbiter import Arbiter
 
 from gunicorn_prom import __version__
@@ -45,6 +46,7 @@ class PrometheusArbiter(Arbiter):
     _state: State | None = None
     _roster: "Roster | None" = None
     _exporter: ExporterHost | None = None
+    _is_serving = False
     _failed_places: frozenset[str] = frozenset()
     log: Any
 
@@ -54,7 +56,7 @@ class PrometheusArbiter(Arbiter):
         self.apply_settings()
 
     def start(self) -> None:
-        """Open the scoreboard, start the metrics server, then start as Gunicorn does.
+        """Open the scoreboard, bind the metrics server, then start as Gunicorn does.
 
         Raises:
             GunicornPromError: the state directory or the address cannot be had.
@@ -88,7 +90,7 @@ class PrometheusArbiter(Arbiter):
             self._publish_worker_class()
 
     def open(self) -> None:
-        """Make the scoreboard and start the metrics server.
+        """Make the scoreboard and bind the metrics server.
 
         Raises:
             GunicornPromError: the state directory or the address cannot be had.
@@ -99,7 +101,7 @@ class PrometheusArbiter(Arbiter):
             "buckets": self.cfg.metrics_buckets,
             "slots": slots,
             "pid": os.getpid(),
-            "version": version("gunicorn"),
+            "version": gunicorn.__version__,
             "python_version": platform.python_version(),
             "gunicorn_prom_version": __version__,
         }
@@ -109,18 +111,31 @@ class PrometheusArbiter(Arbiter):
         with self._tolerated("keys"):
             self._publish_worker_class()
         self._beat()
-        self._exporter = ExporterHost.start(
+        self._exporter = ExporterHost.prepare(
             self.cfg, self._state.board, getattr(self.app, "metrics_listener", None), self.log
         )
 
     def spawn_worker(self) -> int:
-        """Fork a worker, which finds its slot assigned by `pre_fork`."""
+        """Fork a worker, which finds its slot assigned by `pre_fork`.
+
+        What exists by now is exempted from garbage collection: a collection in the
+        master or in a worker would write to pages that they share so far.
+        """
+        gc.freeze()
         pid: int = super().spawn_worker()
         with self._tolerated("slots"):
             if self._roster is not None:
                 self._roster.spawned()
             self._beat()
         return pid
+
+    def manage_workers(self) -> None:
+        """Keep the number of workers; behind the first of them the metrics server begins."""
+        super().manage_workers()
+        if self._exporter is not None and not self._is_serving:
+            self._is_serving = True
+            with self._tolerated("server"):
+                self._exporter.begin()
 
     def murder_workers(self) -> None:
         """Look after workers once each turn of Gunicorn's loop, and after our own."""

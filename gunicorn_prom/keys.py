@@ -9,7 +9,7 @@ Row 0 takes what comes when the table is full.
 """
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = [
     "ERROR_HANDLING",
@@ -31,8 +31,7 @@ MAX_LABEL_LENGTH = 100
 SEPARATOR = "\x1f"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A family of rows whose labels are found while serving.
 
     Attributes:

@@ -5,14 +5,13 @@ master, and what it holds every worker inherits.
 """
 
 import argparse
-import difflib
 import os
 import platform
 import socket
 import sys
-from importlib.metadata import version
 from typing import Any, NoReturn
 
+import gunicorn
 from gunicorn.app.base import BaseApplication
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.config import Config
@@ -22,10 +21,11 @@ from gunicorn_prom import __version__, workers
 from gunicorn_prom.arbiter import PrometheusArbiter
 from gunicorn_prom.errors import GunicornPromError, InvalidSettingError, UsageError, fail
 from gunicorn_prom.exporter.listener import listen
-from gunicorn_prom.settings import OWN_SETTINGS, environment, name_of
+from gunicorn_prom.settings import MAX_PORT, OWN_SETTINGS, environment, name_of
 
 __all__ = ["Launcher", "run", "versions"]
 
+HELP_HINT = "see `gunicorn-prom run --help`"
 PROGRAM = "gunicorn-prom run"
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
 
@@ -34,7 +34,7 @@ def versions() -> str:
     """Return the versions that matter in a report of a fault."""
     return (
         f"gunicorn-prom {__version__} "
-        f"(Gunicorn {version('gunicorn')}, Python {platform.python_version()})"
+        f"(Gunicorn {gunicorn.__version__}, Python {platform.python_version()})"
     )
 
 
@@ -68,13 +68,15 @@ class _Parser(argparse.ArgumentParser):
         Raises:
             UsageError: always; the hint is the option that was meant, if one is near.
         """
+        import difflib  # rarely wanted, and the process becomes the master
+
         label, _, words = message.partition("unrecognized arguments: ")
         for word in words.split() if not label else ():
             option = word.partition("=")[0]
             close = difflib.get_close_matches(option, self._option_string_actions, n=1)
             if close:
                 raise UsageError(message, f"did you mean {close[0]}?")
-        raise UsageError(message, "see `gunicorn-prom run --help`")
+        raise UsageError(message, HELP_HINT)
 
 
 class _Config(Config):
@@ -103,7 +105,7 @@ class _Config(Config):
             super().set(name, value)
         except (TypeError, ValueError) as error:
             option = (self.settings[name].cli or [name])[-1]
-            raise InvalidSettingError(f"invalid {option}: {error}") from error
+            raise InvalidSettingError(f"invalid {option}: {error}", HELP_HINT) from error
 
 
 class _Serving(BaseApplication):
@@ -124,7 +126,8 @@ class _Serving(BaseApplication):
         try:
             self.cfg.worker_class  # noqa: B018  # loads it
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            # Its last line, before a bracket, is that of a traceback.
+            reason = str(error).strip().removesuffix("]").strip().splitlines()[-1]
             raise UsageError(
                 f"cannot load the worker class {self.cfg.worker_class_str}: {reason}",
                 f"worker types are {', '.join(workers.WORKER_TYPES)}; "
@@ -181,12 +184,13 @@ class Launcher(WSGIApplication, _Serving):
             super().load_config()
             self._apply_environment()
             self._choose_worker_class()
+            self._check_ports()
         except GunicornPromError as error:
             fail(error)
         except ConfigError as error:
             fail(UsageError(_sentence(error), "name the application: gunicorn-prom run module:app"))
         except Exception as error:
-            fail(UsageError(_sentence(error)))
+            fail(UsageError(_sentence(error), HELP_HINT))
 
     def run(self) -> None:
         """Bind the metrics server, so that a busy port is told at once, then serve.
@@ -221,6 +225,12 @@ class Launcher(WSGIApplication, _Serving):
         problem = workers.unavailable(by_class) if by_class else None
         if problem:
             raise problem
+
+    def _check_ports(self) -> None:
+        for address in self.cfg.address:
+            if isinstance(address, tuple) and address[1] > MAX_PORT:
+                message = f"invalid --bind: port {address[1]} is not in 0 to {MAX_PORT}"
+                raise InvalidSettingError(message, HELP_HINT)
 
     def _rank(self, name: str) -> int:
         """Return how far a setting's source prevails over others, 0 for the default."""

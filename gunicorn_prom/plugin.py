@@ -6,9 +6,9 @@
 
 with `from gunicorn_prom.hooks import *` in gunicorn.conf.py.
 
-`PrometheusGeventWorker` and `PrometheusEventletWorker` are made when they are
-asked for, and None where they cannot be had: to import Gunicorn's eventlet
-worker patches the process.
+The worker classes are made when they are asked for: Gunicorn's workers cost memory
+to import, and its eventlet worker patches the process. `PrometheusGeventWorker` and
+`PrometheusEventletWorker` are None where they cannot be had.
 """
 
 import logging
@@ -16,12 +16,11 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.config import Config
-from gunicorn.workers.gthread import ThreadWorker
-from gunicorn.workers.sync import SyncWorker
 
 from gunicorn_prom import workers
 from gunicorn_prom.instrument.runtime import watch_garbage_collector
@@ -38,19 +37,21 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-# The classes made on demand are not in it: a star import must not patch anything.
+# Not the classes that cannot always be had: a star import must not patch anything.
 __all__ = [
     "EVENTLET_AVAILABLE",
     "GEVENT_AVAILABLE",
     "PrometheusMixin",
-    "PrometheusThreadWorker",
-    "PrometheusWorker",
+    "PrometheusThreadWorker",  # noqa: F822  # by __getattr__
+    "PrometheusWorker",  # noqa: F822  # by __getattr__
     "get_prometheus_eventlet_worker",
     "get_prometheus_gevent_worker",
 ]
 
 GEVENT_AVAILABLE = workers.unavailable("gevent") is None
 EVENTLET_AVAILABLE = workers.unavailable("eventlet") is None
+
+ASYNC_WORKER = "gunicorn.workers.base_async"
 
 logger = logging.getLogger(__name__)
 
@@ -127,15 +128,16 @@ class PrometheusMixin(_Base):
         watch_garbage_collector(self._slot)
         if fits(type(self)):
             self._seam = WSGISeam(self._slot)
-            self._seam.install(self)
 
     def _capacity(self) -> int:
-        if hasattr(self, "worker_connections") and not isinstance(self, ThreadWorker):
-            return int(self.cfg.worker_connections)
-        return int(self.cfg.threads)
+        # The async workers have a greenlet for each connection, the others threads.
+        is_async = any(base.__module__ == ASYNC_WORKER for base in type(self).__mro__)
+        return int(self.cfg.worker_connections if is_async else self.cfg.threads)
 
     def run(self) -> None:
         """Note that the worker has booted, and serve."""
+        if self._seam is not None:
+            self._seam.install(self)
         if self._slot is not None:
             self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
         self.update_worker_metrics()
@@ -144,9 +146,9 @@ class PrometheusMixin(_Base):
     def handle(self, *args: Any) -> Any:
         """Serve a connection, and count the request that was left without an answer."""
         try:
-            return cast("Any", super()).handle(*args)
+            return super().handle(*args)  # type: ignore[misc]  # not every worker has one
         finally:
-            if self._seam is not None:
+            if self._seam is not None and self._seam.unanswered:
                 self._seam.connection_ended()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> Any:
@@ -266,28 +268,24 @@ class PrometheusMixin(_Base):
         """Do nothing: the series of a worker go with its slot, none is left to clear."""
 
 
-class PrometheusWorker(PrometheusMixin, SyncWorker):
-    """Gunicorn's sync worker with metrics."""
-
-
-class PrometheusThreadWorker(PrometheusMixin, ThreadWorker):
-    """Gunicorn's gthread worker with metrics."""
+def _make_worker(name: str) -> type | None:
+    """Return the instrumented class of worker type `name`, None where it cannot be had."""
+    worker_type = workers.REGISTRY[name]
+    if workers.unavailable(name) is not None:
+        return None
+    module, _, base_name = worker_type.class_path.rpartition(".")
+    try:
+        base = getattr(import_module(module), base_name)
+    except (ImportError, RuntimeError):  # RuntimeError: Gunicorn finds the library too old
+        return None
+    names = {"__module__": __name__, "__doc__": f"Gunicorn's {name} worker with metrics."}
+    return type(worker_type.plugin_class, (PrometheusMixin, base), names)
 
 
 @cache
 def get_prometheus_gevent_worker() -> type | None:
     """Return `PrometheusGeventWorker`, None where gevent is missing or too old."""
-    if not GEVENT_AVAILABLE:
-        return None
-    try:
-        from gunicorn.workers.ggevent import GeventWorker
-    except (ImportError, RuntimeError):
-        return None
-
-    class PrometheusGeventWorker(PrometheusMixin, GeventWorker):
-        """Gunicorn's gevent worker with metrics."""
-
-    return PrometheusGeventWorker
+    return _make_worker("gevent")
 
 
 @cache
@@ -296,25 +294,20 @@ def get_prometheus_eventlet_worker() -> type | None:
 
     The first call patches the process, as Gunicorn's own eventlet worker does.
     """
-    if not EVENTLET_AVAILABLE:
-        return None
-    try:
-        from gunicorn.workers.geventlet import EventletWorker
-    except (ImportError, RuntimeError):
-        return None
+    return _make_worker("eventlet")
 
-    # The types of the newest Gunicorn no longer know it.
-    class PrometheusEventletWorker(PrometheusMixin, EventletWorker):  # type: ignore[misc]
-        """Gunicorn's eventlet worker with metrics."""
 
-    return PrometheusEventletWorker
+_WORKERS: dict[str, Callable[[], type | None]] = {
+    "PrometheusWorker": cache(lambda: _make_worker("sync")),
+    "PrometheusThreadWorker": cache(lambda: _make_worker("gthread")),
+    "PrometheusGeventWorker": get_prometheus_gevent_worker,
+    "PrometheusEventletWorker": get_prometheus_eventlet_worker,
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "PrometheusGeventWorker":
-        return get_prometheus_gevent_worker()
-    if name == "PrometheusEventletWorker":
-        return get_prometheus_eventlet_worker()
+    if name in _WORKERS:
+        return _WORKERS[name]()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -23,8 +23,7 @@ import os
 import time
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gunicorn_prom.errors import StateError
 from gunicorn_prom.keys import HTTP, TABLES, KeyFile, Table
@@ -89,7 +88,7 @@ class Gauge:
     BOOTED_TIME = 3  # Unix seconds, 0 while booting
     STATE = 4
     CAPACITY = 5
-    IN_PROGRESS = 6
+    BEYOND_LANES = 6  # requests in progress that found no lane
     FIRST_LANE = 7  # CLOCK_MONOTONIC seconds at which a request began, 0: none
     CELLS = FIRST_LANE + LANES
 
@@ -200,8 +199,7 @@ class Columns:
         return values
 
 
-@dataclass(frozen=True)
-class WorkerReading:
+class WorkerReading(NamedTuple):
     """What a slot said of its worker at one moment.
 
     Attributes:
@@ -215,9 +213,19 @@ class WorkerReading:
     counters: list[float]
     heartbeat: float
 
+    @property
+    def lanes(self) -> list[float]:
+        """CLOCK_MONOTONIC seconds at which requests in progress began, of 256 at the most."""
+        return [began for began in self.gauges[Gauge.FIRST_LANE :] if began]
 
-@dataclass(frozen=True)
-class Reading:
+    @property
+    def in_progress(self) -> int:
+        """Number of requests in progress."""
+        free = self.gauges[Gauge.FIRST_LANE :].count(0.0)
+        return LANES - free + int(self.gauges[Gauge.BEYOND_LANES])
+
+
+class Reading(NamedTuple):
     """All of a board at one moment.
 
     Attributes:

@@ -16,6 +16,7 @@ from gunicorn_prom.workers import WORKER_TYPES
 
 __all__ = [
     "DEFAULT_BUCKETS",
+    "MAX_PORT",
     "OWN_SETTINGS",
     "SECTION",
     "add_own_settings",

@@ -10,6 +10,7 @@ removes it. A pid alone would prove nothing: it may be another process by then.
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -23,6 +24,7 @@ from gunicorn_prom.scoreboard import Board
 __all__ = ["State", "default_root"]
 
 PREFIX = "gunicorn-prom"
+NAME = re.compile(rf"{PREFIX}\.\d+\.\d+")
 BOARD = "board"
 KEYS = "keys"
 HINT = "choose another with --metrics-state-dir, best on tmpfs (in Kubernetes: an emptyDir)"
@@ -33,9 +35,7 @@ def default_root() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and _is_ours(Path(runtime)):
         return Path(runtime) / "gunicorn-prom"
-    for parent in ("/dev/shm", tempfile.gettempdir()):
-        if os.access(parent, os.W_OK):
-            break
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
     return Path(parent) / f"gunicorn-prom-{os.geteuid()}"
 
 
@@ -102,17 +102,23 @@ class State:
 
 def sweep(root: Path) -> None:
     """Remove the directories in `root` that a master made and no master holds."""
-    for path in root.glob(f"{PREFIX}.*.*"):
-        if not _is_ours(path):
-            continue
+    for path in root.iterdir():
+        if NAME.fullmatch(path.name) and _is_ours(path):
+            _remove_unless_held(path)
+
+
+def _remove_unless_held(path: Path) -> None:
+    try:
         lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(lock_fd)
+    except FileNotFoundError:
+        return  # another start has swept it
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock_fd)
 
 
 def _make_default_root() -> Path:

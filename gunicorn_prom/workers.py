@@ -4,9 +4,10 @@ Nothing here imports a worker before it is asked for: importing Gunicorn's
 eventlet worker patches the process.
 """
 
-from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
+from typing import NamedTuple
+
+import gunicorn
 
 from gunicorn_prom.errors import UsageError
 
@@ -20,8 +21,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class WorkerType:
+class WorkerType(NamedTuple):
     """A kind of worker that `--worker-type` takes.
 
     Attributes:
@@ -80,7 +80,7 @@ def type_of(worker_class: str | type) -> str | None:
 def unavailable(name: str) -> UsageError | None:
     """Say why workers of type `name` cannot run here; None when they can."""
     worker_type = REGISTRY[name]
-    installed = version("gunicorn")
+    installed = gunicorn.__version__
     if worker_type.removed and int(installed.split(".")[0]) >= worker_type.removed:
         return UsageError(
             f"worker type {name} is not available: Gunicorn {worker_type.removed} removed it, "

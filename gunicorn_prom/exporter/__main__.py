@@ -2,13 +2,12 @@
 
     python -m gunicorn_prom.exporter OPTIONS
 
-with OPTIONS in JSON: `path`, `master_pid`, and `descriptors` of the listening
-socket, the scoreboard and its labels.
+with OPTIONS in JSON: `path`, and `descriptors` of the listening socket, the
+lifeline (see `Server`), the scoreboard and its labels.
 """
 
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -25,15 +24,13 @@ def main(options: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     given = json.loads(options)
-    listener_fd, board_fd, keys_fd = given["descriptors"]
+    listener_fd, lifeline, board_fd, keys_fd = given["descriptors"]
     log = logging.getLogger("gunicorn_prom")
     log.addHandler(logging.StreamHandler())
     listener = socket.socket(fileno=listener_fd)
     listener.setblocking(False)
     endpoint = Endpoint(Board(board_fd, keys_fd), given["path"], log)
-    server = Server(listener, endpoint.respond, log)
-    while os.getppid() == given["master_pid"]:
-        server.turn()
+    Server(listener, endpoint.respond, log, lifeline).serve()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from gunicorn_prom.scoreboard import (
     ABORT_REASONS,
     ERROR_PLACES,
     GC_GENERATIONS,
-    LANES,
     SIZE_BOUNDS,
     Board,
     Gauge,
@@ -90,7 +89,7 @@ class ScoreboardCollector:
             sizes = _histogram(family)
             _add_histogram(sizes, (), SIZE_BOUNDS, totals[start : start + len(SIZE_BOUNDS) + 2])
             yield sizes
-        in_progress = sum(worker.gauges[Gauge.IN_PROGRESS] for worker in reading.workers)
+        in_progress = sum(worker.in_progress for worker in reading.workers)
         yield _single(metrics.HTTP_IN_PROGRESS, in_progress)
         yield _fixed(metrics.HTTP_ABORTED, ABORT_REASONS, totals[layout.aborted :])
         for table, family in (
@@ -160,13 +159,12 @@ class ScoreboardCollector:
             busy.add_metric((slot,), self._busy_seconds(worker, reading.time))
             start_time.add_metric((slot,), started)
             uptime.add_metric((slot,), max(0.0, time.time() - started))
-            in_progress.add_metric((slot,), gauges[Gauge.IN_PROGRESS])
+            in_progress.add_metric((slot,), worker.in_progress)
             capacity.add_metric((slot,), gauges[Gauge.CAPACITY])
             if worker.heartbeat:
                 heartbeat.add_metric((slot,), worker.heartbeat + to_unix)
-            lanes = [s for s in gauges[Gauge.FIRST_LANE : Gauge.FIRST_LANE + LANES] if s]
-            if lanes:
-                oldest.add_metric((slot,), min(lanes) + to_unix)
+            if worker.lanes:
+                oldest.add_metric((slot,), min(worker.lanes) + to_unix)
             for number, generation in enumerate(GC_GENERATIONS):
                 label = (slot, generation)
                 collections.add_metric(label, worker.counters[layout.gc_collections + number])
@@ -188,7 +186,7 @@ class ScoreboardCollector:
 
     def _process_facts(self, reading: Reading) -> Iterator[Metric]:
         workers = [w for w in reading.workers if w.gauges[Gauge.PID]]
-        pids = [(int(w.gauges[Gauge.PID]), w.gauges[Gauge.AGE]) for w in workers]
+        pids = [(int(w.gauges[Gauge.PID]), w.gauges[Gauge.START_TIME]) for w in workers]
         try:
             facts = self._processes.read(pids)
         except Exception as error:
@@ -230,7 +228,7 @@ class ScoreboardCollector:
 def _state_of(worker: WorkerReading) -> str:
     state = _lifecycle_state(worker)
     if state == State.RUNNING:
-        return "busy" if worker.gauges[Gauge.IN_PROGRESS] > 0 else "idle"
+        return "busy" if worker.in_progress else "idle"
     return "booting" if state == State.BOOTING else "quitting"
 
 

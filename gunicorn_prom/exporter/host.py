@@ -16,18 +16,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gunicorn_prom
 from gunicorn_prom.exporter.listener import HANDED_OVER, listen, url_of
-from gunicorn_prom.exporter.server import Server
 from gunicorn_prom.scoreboard import Board
+
+if TYPE_CHECKING:
+    from gunicorn_prom.exporter.server import Server
 
 __all__ = ["ExporterHost", "is_patched"]
 
 # A scrape takes milliseconds. A fork does not wait for one that hangs.
 FORK_WAIT_S = 1.0
 RESTART_PAUSE_S = 1.0
+# The server takes half a second at the most to finish what it has begun.
+STOP_WAIT_S = 1.0
+POLL_S = 0.01
 
 
 def is_patched() -> bool:
@@ -43,10 +48,10 @@ class ExporterHost:
     """The metrics server as the master sees it; this one does not run any."""
 
     @staticmethod
-    def start(
+    def prepare(
         cfg: Any, board: Board, listener: socket.socket | None, log: Any
     ) -> "ExporterHost | None":
-        """Start the metrics server that `cfg` asks for, None for none.
+        """Bind the metrics server that `cfg` asks for; None when it asks for none.
 
         Args:
             listener: its socket when that is bound already.
@@ -61,14 +66,24 @@ class ExporterHost:
             where = "process" if is_patched() else "thread"
         listener = listener or listen(cfg.metrics_bind)
         host_class = ProcessHost if where == "process" else ThreadHost
-        host = host_class(listener, board, cfg.metrics_path, log)
         log.info("Metrics at %s (%s)", url_of(listener, cfg.metrics_path), where)
-        return host
+        return host_class(listener, board, cfg.metrics_path, log)
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
         self._listener = listener
+        self._board = board
+        self._path = path
+        self._log = log
+        self._lifeline: int | None = None
         self._handing_over = False
         os.register_at_fork(after_in_child=self._close_in_child)
+
+    def begin(self) -> None:
+        """Start to serve.
+
+        Clients that come earlier wait in the backlog. It is done when the first
+        workers have been forked, for what the server imports need not be in them.
+        """
 
     def revive(self) -> None:
         """Start the server again if it has died; called once a second."""
@@ -77,8 +92,9 @@ class ExporterHost:
         """Take the exit status of the server's process, before Gunicorn mistakes it."""
 
     def stop(self) -> None:
-        """End the server with the master."""
+        """End the server with the master; it finishes the requests that it has."""
         self._listener.close()
+        self._cut_lifeline()
 
     @contextmanager
     def handed_over(self) -> Iterator[None]:
@@ -94,9 +110,21 @@ class ExporterHost:
         self._listener.set_inheritable(True)
         environ[HANDED_OVER] = str(self._listener.fileno())
 
+    def _make_lifeline(self) -> int:
+        """Return the end of a new lifeline that the server watches; ours replaces the last."""
+        self._cut_lifeline()
+        theirs, self._lifeline = os.pipe()
+        return theirs
+
+    def _cut_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
     def _close_in_child(self) -> None:
-        # A worker that kept it open would hold the port after the death of the
-        # master, with nobody behind it.
+        # A worker that kept them open would hold the port after the death of the
+        # master, with nobody behind it, and keep the server alive.
+        self._cut_lifeline()
         if not self._handing_over:
             self._listener.close()
 
@@ -105,15 +133,21 @@ class ThreadHost(ExporterHost):
     """The metrics server as a thread of the master."""
 
     def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
-        endpoint = _import_endpoint().Endpoint(board, path, log)
-        self._server = Server(listener, endpoint.respond, log)
-        self._board = board
+        super().__init__(listener, board, path, log)
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
         self._holds_lock = False
-        self._stopping = False
         self._failed = False
-        self._log = log
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork)
-        super().__init__(listener)
+
+    def begin(self) -> None:
+        """Start the thread."""
+        from gunicorn_prom.exporter import server
+
+        endpoint = _import_endpoint().Endpoint(self._board, self._path, self._log)
+        self._server = server.Server(
+            self._listener, endpoint.respond, self._log, self._make_lifeline()
+        )
         self._run()
 
     def _run(self) -> None:
@@ -122,19 +156,20 @@ class ThreadHost(ExporterHost):
 
     def revive(self) -> None:
         """Start the thread again if it has died."""
-        if not self._thread.is_alive() and not self._stopping:
+        if self._thread is not None and not self._thread.is_alive():
             self._run()
 
     def stop(self) -> None:
-        """End the thread."""
-        self._stopping = True
-        self._thread.join(FORK_WAIT_S)
-        self._server.close()
+        """End the thread, which finishes the requests that it has."""
+        self._cut_lifeline()
+        if self._thread is not None:
+            self._thread.join(STOP_WAIT_S)
+        self._listener.close()
 
     def _serve(self) -> None:
+        assert self._server is not None  # begin() has made it
         try:
-            while not self._stopping:
-                self._server.turn()
+            self._server.serve()
         except Exception:
             # `revive` starts another one within a second.
             if not self._failed:
@@ -145,34 +180,41 @@ class ThreadHost(ExporterHost):
     def _before_fork(self) -> None:
         # Between two requests the thread holds no lock that a worker could find
         # locked for ever.
-        self._holds_lock = self._server.lock.acquire(timeout=FORK_WAIT_S)
+        if self._server is not None:
+            self._holds_lock = self._server.lock.acquire(timeout=FORK_WAIT_S)
 
     def _after_fork(self) -> None:
-        if self._holds_lock:
+        if self._holds_lock and self._server is not None:
             self._holds_lock = False
             self._server.lock.release()
 
     def _close_in_child(self) -> None:
         self._after_fork()
-        self._server.close(keep_listener=self._handing_over)
+        super()._close_in_child()
+        if self._server is not None:
+            self._server.close(keep_listener=self._handing_over)
+            # The child's own children must not close these numbers once more.
+            self._server = None
 
 
 class ProcessHost(ExporterHost):
     """The metrics server as a process of its own, started from the master."""
 
     def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
-        super().__init__(listener)
-        self._board = board
-        self._path = path
-        self._log = log
+        super().__init__(listener, board, path, log)
         self._pid = 0
         self._started = 0.0
+
+    def begin(self) -> None:
+        """Start the process."""
         self._spawn()
 
     def revive(self) -> None:
         """Start the process again if it has died, not more than once a second."""
         self.reap()
-        if not self._pid and time.monotonic() - self._started > RESTART_PAUSE_S:
+        if self._pid or not self._started:
+            return
+        if time.monotonic() - self._started > RESTART_PAUSE_S:
             self._log.warning("gunicorn-prom: the metrics server died and is started again")
             self._spawn()
 
@@ -187,22 +229,29 @@ class ProcessHost(ExporterHost):
                 self._pid = 0
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process, by force if it takes its time."""
         super().stop()
-        self.reap()
+        end = time.monotonic() + STOP_WAIT_S
+        while self._is_running() and time.monotonic() < end:
+            time.sleep(POLL_S)
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
 
+    def _is_running(self) -> bool:
+        self.reap()
+        return bool(self._pid)
+
     def _spawn(self) -> None:
-        options = {"path": self._path, "master_pid": os.getpid()}
         # Descriptors reach the process as copies under fixed numbers: the originals
         # are closed by exec, and nobody needs the state directory's path.
-        descriptors = (self._listener.fileno(), self._board.board_fd, self._board.keys_fd)
+        lifeline = self._make_lifeline()
+        board = self._board
+        descriptors = (self._listener.fileno(), lifeline, board.board_fd, board.keys_fd)
         first = max(descriptors) + 1
         copies = [(os.POSIX_SPAWN_DUP2, fd, first + i) for i, fd in enumerate(descriptors)]
-        options["descriptors"] = [copy for _, _, copy in copies]
+        options = {"path": self._path, "descriptors": [copy for _, _, copy in copies]}
         self._started = time.monotonic()
         # -P, for the application's directory may hold modules of any name.
         self._pid = os.posix_spawn(
@@ -211,6 +260,7 @@ class ProcessHost(ExporterHost):
             {**os.environ, "PYTHONPATH": _import_path()},
             file_actions=copies,
         )
+        os.close(lifeline)
 
 
 def _import_endpoint() -> Any:

@@ -12,6 +12,7 @@ keeping it open.
 import contextlib
 import errno
 import logging
+import os
 import selectors
 import socket
 import threading
@@ -29,6 +30,7 @@ MAX_REQUEST_BYTES = 16 * 1024
 READ_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 10.0
 TURN_S = 0.5
+DRAIN_S = 0.5
 CHUNK_BYTES = 65536
 END_OF_HEADERS = b"\r\n\r\n"
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -50,6 +52,8 @@ class Server:
         respond: gets the target of a GET or HEAD request ("/metrics?x=y") and its
             headers, and returns the answer. What it raises becomes a 500.
         log: takes what goes wrong on our side.
+        lifeline: the reading end of a pipe nobody writes to; when its other end is
+            closed, by the owner or by the owner's death, the server is to end.
     """
 
     def __init__(
@@ -57,19 +61,39 @@ class Server:
         listener: socket.socket,
         respond: Callable[[str, Any], Answer],
         log: logging.Logger | Any,
+        lifeline: int,
     ) -> None:
         self.listener = listener
         self._respond = respond
         self._log = log
+        self._lifeline = lifeline
         # Held while requests are worked on, so that a fork can wait for a moment at
         # which no lock that matters is held by this thread.
         self.lock = threading.Lock()
         self._connections: dict[socket.socket, _Connection] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(lifeline, selectors.EVENT_READ)
 
-    def turn(self) -> None:
-        """Wait for something to do, half a second at the most, and do it."""
+    def serve(self) -> None:
+        """Answer until the lifeline is cut, then finish what was begun and close."""
+        while self._turn():
+            pass
+        # Whoever shares the listener goes on; what this one has accepted is its own.
+        self._selector.unregister(self._lifeline)
+        self._selector.unregister(self.listener)
+        self.listener.close()
+        end = time.monotonic() + DRAIN_S
+        while self._connections and time.monotonic() < end:
+            self._turn()
+        self.close()
+
+    def _turn(self) -> bool:
+        """Wait for something to do, half a second at the most, and do it.
+
+        Returns False when the lifeline is cut.
+        """
+        is_cut = False
         events = self._selector.select(TURN_S)
         with self.lock:
             for key, _ in events:
@@ -77,7 +101,10 @@ class Server:
                     self._accept()
                 elif key.fileobj in self._connections:
                     self._advance(self._connections[key.fileobj])
+                else:
+                    is_cut |= key.fileobj == self._lifeline
             self._close_overdue()
+        return not is_cut
 
     def close(self, *, keep_listener: bool = False) -> None:
         """Close every descriptor, also in a forked child, where that ends nothing.
@@ -86,6 +113,7 @@ class Server:
         parent's untouched: both share one epoll instance.
         """
         self._selector.close()
+        os.close(self._lifeline)
         for client in self._connections:
             client.close()
         self._connections.clear()
@@ -196,6 +224,8 @@ class _Handler(BaseHTTPRequestHandler):
     """Understand one request that lies in memory and word its answer there."""
 
     protocol_version = "HTTP/1.1"
+    # What is not understood is answered with a status, as HTTP/0.9 could not.
+    default_request_version = "HTTP/1.0"
     server_version = "gunicorn-prom"
     sys_version = ""
 

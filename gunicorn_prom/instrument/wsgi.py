@@ -19,6 +19,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from gunicorn import config
@@ -39,6 +40,12 @@ __all__ = ["KNOWN_METHODS", "Answer", "WSGISeam", "fits", "method_label"]
 KNOWN_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
 )
+# By name, for importing one of them for nothing costs memory in every process.
+WSGI_WORKER_MODULES = (
+    "gunicorn.workers.sync",
+    "gunicorn.workers.gthread",
+    "gunicorn.workers.base_async",
+)
 STATUSES = range(100, 1000)
 STATUSES_WITHOUT_BODY = (204, 304)
 STATUS_LINE = re.compile(rb"HTTP/\d\.\d (\d{3}) ")
@@ -49,11 +56,7 @@ NO_LANE = 0
 
 def fits(worker_class: type) -> bool:
     """Tell whether the requests of `worker_class` pass through the two hooks."""
-    from gunicorn.workers.base_async import AsyncWorker
-    from gunicorn.workers.gthread import ThreadWorker
-    from gunicorn.workers.sync import SyncWorker
-
-    if not issubclass(worker_class, (SyncWorker, ThreadWorker, AsyncWorker)):
+    if not any(base.__module__ in WSGI_WORKER_MODULES for base in worker_class.__mro__):
         return False
     # gevent_pywsgi brings its own server, which never comes to handle_request.
     return getattr(worker_class, "server_class", None) is None
@@ -72,6 +75,7 @@ class WSGISeam:
 
     Attributes:
         aborting: the worker was told that it timed out.
+        unanswered: by thread or greenlet the request that has no answer so far.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -81,47 +85,49 @@ class WSGISeam:
         self._begin = slot.exclusive(begin)
         self._end = slot.exclusive(end)
         self._record = slot.exclusive(_make_recorder(slot, end))
-        # By thread or greenlet: the request that has no answer so far.
-        self._unanswered: dict[int, _Unanswered] = {}
+        self.unanswered: dict[int, _Unanswered] = {}
 
     def install(self, worker: Any) -> None:
         """Put the hooks into the configuration of `worker`, around the user's own."""
         cfg = worker.cfg
-        cfg.set("pre_request", self._make_pre_request(worker.log, cfg.pre_request))
-        cfg.set("post_request", self._make_post_request(cfg.post_request))
+        hooks = {
+            "pre_request": self._make_pre_request(worker.log, cfg.pre_request),
+            "post_request": self._make_post_request(cfg.post_request),
+        }
+        for name, hook in hooks.items():
+            # Not by cfg.set(), which looks at the signature with `inspect` and so
+            # writes to some 200 KiB that every worker shares with the master.
+            cfg.settings[name].value = hook
+        # As attributes of the object they are found at once. Config.__getattr__, by
+        # which Gunicorn finds them twice a request, costs more than all of our counting.
+        vars(cfg).update(hooks)
 
     def request_count(self) -> int:
         """Return how many requests were answered so far."""
         layout = self._slot.layout
-        first = self._slot.counters + layout.request_size
+        first = self._slot.counters + layout.response_size
         return int(sum(self._slot.cells[first : first + len(SIZE_BOUNDS) + 1]))
 
     def _make_pre_request(self, log: Any, users: Callable[..., Any]) -> Callable[..., None]:
         begin = self._begin
-        if users is not config.PreRequest.default or type(log).debug is not Logger.debug:
-
-            def pre_request(worker: Any, req: Any) -> None:
-                begin(req)
-                users(worker, req)
-
-            return pre_request
-
         # Gunicorn's own hook only logs at debug level. Asking first whether anyone
-        # reads it saves about as much as all of the counting costs.
-        is_enabled_for = log.error_log.isEnabledFor
+        # reads it saves about as much as half of the counting costs.
+        is_gunicorns = users is config.PreRequest.default and type(log).debug is Logger.debug
+        is_wanted = log.error_log.isEnabledFor if is_gunicorns else lambda level: True
 
-        def pre_request_quietly(worker: Any, req: Any) -> None:
+        def pre_request(worker: Any, req: Any) -> None:
             begin(req)
-            if is_enabled_for(DEBUG):
+            if is_wanted(DEBUG):
                 users(worker, req)
 
-        return pre_request_quietly
+        return pre_request
 
     def _make_post_request(self, users: Callable[..., Any]) -> Callable[..., None]:
         record, settle_rarely = self._record, self._settle_rarely
         current_exception = sys.exception
+        is_gunicorns = users is config.PostRequest.default
 
-        def settle(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+        def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
             try:
                 if current_exception() is None and resp.headers_sent and resp.status:
                     record(req, environ, resp.status_code, resp)
@@ -129,13 +135,8 @@ class WSGISeam:
                     settle_rarely(req, environ, resp)
             except Exception as failure:
                 self._slot.report("request", failure)
-
-        if users is config.PostRequest.default:
-            return settle
-
-        def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-            settle(worker, req, environ, resp)
-            users(worker, req, environ, resp)
+            if not is_gunicorns:
+                users(worker, req, environ, resp)
 
         return post_request
 
@@ -165,14 +166,12 @@ class WSGISeam:
 
     def _settle_later(self, unanswered: "_Unanswered") -> None:
         self.connection_ended()
-        self._unanswered[threading.get_ident()] = unanswered
+        self.unanswered[threading.get_ident()] = unanswered
         self._count_exception(unanswered.req, unanswered.error)
 
     def connection_ended(self) -> None:
         """Count the request of this thread that nobody has answered, if there is one."""
-        if not self._unanswered:
-            return
-        unanswered = self._unanswered.pop(threading.get_ident(), None)
+        unanswered = self.unanswered.pop(threading.get_ident(), None)
         if unanswered is not None:
             self._end(unanswered.req)
             self._count_aborted(self._abort_reason(unanswered.error, "no_response"))
@@ -187,20 +186,22 @@ class WSGISeam:
         try:
             method = method_label(getattr(req, "method", None))
             self._slot.count(ERROR_HANDLING, (method, OTHER, type(error).__name__))
-            unanswered = self._unanswered.get(threading.get_ident())
-            if unanswered is None or unanswered.req is not req:
+            unanswered = self.unanswered.get(threading.get_ident())
+            if not hasattr(req, "gunicorn_prom"):
                 self._slot.count(PARSE_ERRORS, (type(error).__name__,))
-            elif answer.status is not None:
-                del self._unanswered[threading.get_ident()]
+            elif unanswered is not None and unanswered.req is req and answer.status is not None:
+                del self.unanswered[threading.get_ident()]
                 self._record(req, unanswered.environ, answer.status, answer)
                 if self.aborting:
                     self._count_aborted("timeout")
+            # Else the response had begun, and is counted, before Gunicorn's came into it.
         except Exception as failure:
             self._slot.report("request", failure)
 
     def _count_cut_off(self, req: Any, error: BaseException) -> None:
         self._count_exception(req, error)
-        self._count_aborted(self._abort_reason(error, "error"))
+        if self.aborting or not _is_from_closing(error):
+            self._count_aborted(self._abort_reason(error, "error"))
 
     def _abort_reason(self, error: BaseException, otherwise: str) -> str:
         if self.aborting:
@@ -274,36 +275,44 @@ def _make_stopwatch(slot: Slot) -> tuple[Callable[[Any], None], Callable[[Any], 
     What stands between two calls here is not interrupted, see `Slot.exclusive`.
     """
     cells = slot.cells
-    in_progress = slot.gauges + Gauge.IN_PROGRESS
+    beyond_lanes = slot.gauges + Gauge.BEYOND_LANES
     busy = slot.counters + slot.layout.busy_seconds
     first_lane = slot.gauges + Gauge.FIRST_LANE
     free_lanes = list(range(first_lane + LANES - 1, first_lane - 1, -1))
     take_lane, give_lane = free_lanes.pop, free_lanes.append
     monotonic = time.monotonic
+    # What was last stored; to add to it here is cheaper than to read the cell.
+    active, busy_total = 0, 0.0
 
     def begin(req: Any) -> None:
+        nonlocal active, busy_total
         now = monotonic()
         try:
             lane = take_lane()
-            cells[lane] = now
         except IndexError:
             lane = NO_LANE
+            cells[beyond_lanes] += 1.0
+        else:
+            cells[lane] = now
         req.gunicorn_prom = now, lane
-        already = cells[in_progress]
-        cells[in_progress] = already + 1.0
-        if not already:
-            cells[busy] -= now
+        if not active:
+            busy_total -= now
+            cells[busy] = busy_total
+        active += 1
 
     def end(req: Any) -> float:
+        nonlocal active, busy_total
         now = monotonic()
         began, lane = req.gunicorn_prom
         if lane:
             cells[lane] = 0.0
             give_lane(lane)
-        left = cells[in_progress] - 1.0
-        cells[in_progress] = left
-        if not left:
-            cells[busy] += now
+        else:
+            cells[beyond_lanes] -= 1.0
+        active -= 1
+        if not active:
+            busy_total += now
+            cells[busy] = busy_total
         elapsed: float = now - began
         return elapsed
 
@@ -321,35 +330,36 @@ def _make_recorder(slot: Slot, end: Callable[[Any], float]) -> Callable[..., Non
     size_sum = len(SIZE_BOUNDS) + 1
     request_size = slot.counters + layout.request_size
     response_size = slot.counters + layout.response_size
-    rows: dict[tuple[Any, Any], int] = {}
+    # By method, then by status: a look-up each is cheaper than to hash a pair.
+    rows: dict[str, dict[int, int]] = {method: {} for method in KNOWN_METHODS}
 
-    def find_row(key: tuple[Any, Any]) -> int:
-        method, status = key
+    def find_row(method: Any, status: Any) -> int:
         is_status = isinstance(status, int) and status in STATUSES
         row = slot.locate(HTTP, (method_label(method), str(status) if is_status else OTHER))
         is_overflow = row == slot.counters + layout.tables[HTTP.name]
-        if is_status and method in KNOWN_METHODS and not is_overflow:
-            rows[key] = row
+        if is_status and method in rows and not is_overflow:
+            rows[method][status] = row
         return row
 
     def record(req: Any, environ: Any, status: Any, resp: Any) -> None:
         elapsed = end(req)
         method = req.method
-        key = method, status
-        row = rows[key] if key in rows else find_row(key)
+        try:
+            row = rows[method][status]
+        except KeyError:
+            row = find_row(method, status)
         bucket = row + bisect_left(buckets, elapsed)
         cells[bucket] += 1.0
         cells[row + duration_sum] += elapsed
-        length = environ.get("CONTENT_LENGTH")
-        if length:
-            size = float(length)
+        if "CONTENT_LENGTH" in environ:
+            size = float(environ["CONTENT_LENGTH"] or 0)
             bucket = request_size + bisect_left(SIZE_BOUNDS, size)
             cells[bucket] += 1.0
             cells[request_size + size_sum] += size
         else:
             cells[request_size] += 1.0
         body = resp.sent
-        if not body or method == "HEAD":
+        if not body:
             body = _silent_body_bytes(method, status, resp)
         bucket = response_size + bisect_left(SIZE_BOUNDS, body)
         cells[bucket] += 1.0
@@ -361,8 +371,7 @@ def _make_recorder(slot: Slot, end: Callable[[Any], float]) -> Callable[..., Non
 def _silent_body_bytes(method: str, status: Any, resp: Any) -> int:
     """Return the size of a body that `resp.sent` does not tell.
 
-    sendfile() is not in it, and Gunicorn up to 25.3 counts the body of a HEAD
-    that it does not send.
+    What went out by sendfile() is not in it.
     """
     if method == "HEAD" or status in STATUSES_WITHOUT_BODY:
         return 0
@@ -390,6 +399,22 @@ def _is_clean_close(error: BaseException) -> bool:
     )
 
 
+def _is_from_closing(error: BaseException) -> bool:
+    """Tell whether the response was whole and only the `close` of its iterable failed.
+
+    Gunicorn calls that one itself, and also after an exception in mid-response:
+    then that one is the context.
+    """
+    if error.__context__ is not None:
+        return False
+    caller = error.__traceback__
+    while caller is not None and (called := caller.tb_next) is not None:
+        if _module(caller).startswith("gunicorn.workers") and _function(called) == "close":
+            return not _module(called).startswith("gunicorn.")
+        caller = called
+    return False
+
+
 def _is_disconnect(error: BaseException) -> bool:
     """Tell whether the client went away: Gunicorn's own reading or writing failed.
 
@@ -404,11 +429,19 @@ def _is_disconnect(error: BaseException) -> bool:
         return False
     traceback = error.__traceback__
     while traceback is not None:
-        code = traceback.tb_frame
-        module = code.f_globals.get("__name__", "")
+        module = _module(traceback)
         if module.startswith("gunicorn.http"):
             return True
-        if module == "gunicorn.util" and code.f_code.co_name != "reraise":
+        if module == "gunicorn.util" and _function(traceback) != "reraise":
             return True
         traceback = traceback.tb_next
     return False
+
+
+def _module(traceback: TracebackType) -> str:
+    name: str = traceback.tb_frame.f_globals.get("__name__", "")
+    return name
+
+
+def _function(traceback: TracebackType) -> str:
+    return traceback.tb_frame.f_code.co_name
