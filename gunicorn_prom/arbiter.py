@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from gunicorn_prom.keys import WORKER_CLASSES
 from gunicorn_prom.scoreboard import Board, Master
 from gunicorn_prom.settings import add_own_settings
 from gunicorn_prom.state import State
-from gunicorn_prom.workers import instrument
+from gunicorn_prom.workers import instrument, uses_greenlets
 
 __all__ = ["PrometheusArbiter", "adopt"]
 
@@ -114,6 +115,7 @@ class PrometheusArbiter(Arbiter):
         self._exporter = ExporterHost.prepare(
             self.cfg, self._state.board, getattr(self.app, "metrics_listener", None), self.log
         )
+        self._import_control_server()
 
     def spawn_worker(self) -> int:
         """Fork a worker, which finds its slot assigned by `pre_fork`.
@@ -194,6 +196,19 @@ class PrometheusArbiter(Arbiter):
             super().halt(reason, exit_status)
         finally:
             self._close()
+
+    def _import_control_server(self) -> None:
+        """Import before the first fork what Gunicorn imports right behind it.
+
+        Gunicorn from 25.1 on runs its control socket on asyncio. Imported behind the
+        fork it takes the master 3 MiB of pages that all processes could share. Not
+        for greenlets: asyncio must not be there before a worker patches.
+        """
+        is_coming = hasattr(Arbiter, "_start_control_server") and (
+            not self.cfg.control_socket_disable
+        )
+        if is_coming and not uses_greenlets(self.worker_class):
+            import_module("gunicorn.ctl.server")
 
     def _close(self) -> None:
         if self._exporter is not None:

@@ -51,16 +51,27 @@ def run(arguments: list[str]) -> NoReturn:
     sys.exit(0)
 
 
+def _names_given(parsed: argparse.Namespace) -> set[str]:
+    return {name for name, value in vars(parsed).items() if value is not None}
+
+
 class _Parser(argparse.ArgumentParser):
     """Gunicorn's command line, with our arguments and with errors worded as ours."""
 
-    def __init__(self, arguments: list[str], **kwargs: Any) -> None:
+    def __init__(self, cfg: "_Config", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._arguments = arguments
+        self._cfg = cfg
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse `args`, by default those that `gunicorn-prom run` was given."""
-        return super().parse_args(self._arguments if args is None else args, namespace)
+        """Parse `args`, by default those that `gunicorn-prom run` was given.
+
+        Gunicorn gives those of GUNICORN_CMD_ARGS; what stands there is remembered.
+        """
+        if args is None:
+            return super().parse_args(self._cfg.arguments, namespace)
+        parsed = super().parse_args(args, namespace)
+        self._cfg.from_cmd_args_variable = _names_given(parsed)
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line.
@@ -85,10 +96,11 @@ class _Config(Config):
     def __init__(self, usage: str, prog: str, arguments: list[str]) -> None:
         super().__init__(usage, prog=prog)
         self.arguments = arguments
+        self.from_cmd_args_variable: set[str] = set()
 
     def parser(self) -> argparse.ArgumentParser:
         """Return the parser of all settings."""
-        parser = _Parser(self.arguments, prog=self.prog, usage=self.usage)
+        parser = _Parser(self, prog=self.prog, usage=self.usage)
         parser.add_argument("-v", "--version", action="version", version=versions())
         parser.add_argument("args", nargs="*", help=argparse.SUPPRESS)
         for name in sorted(self.settings, key=self.settings.__getitem__):
@@ -154,7 +166,7 @@ class Launcher(WSGIApplication, _Serving):
 
     def __init__(self, arguments: list[str]) -> None:
         self._arguments = arguments
-        self._given: dict[str, Any] = {}
+        self._given: set[str] = set()
         self._from_file: dict[str, Any] = {}
         self.metrics_listener: socket.socket | None = None
         super().__init__(USAGE, prog=PROGRAM)
@@ -165,7 +177,7 @@ class Launcher(WSGIApplication, _Serving):
 
     def init(self, parser: Any, opts: Any, args: Any) -> Any:
         """Take the application's name from the command line, and remember the options."""
-        self._given = {name: value for name, value in vars(opts).items() if value is not None}
+        self._given = _names_given(opts)
         return super().init(parser, opts, args)
 
     def load_config_from_file(self, filename: str) -> Any:
@@ -234,10 +246,9 @@ class Launcher(WSGIApplication, _Serving):
 
     def _rank(self, name: str) -> int:
         """Return how far a setting's source prevails over others, 0 for the default."""
-        from_arguments = vars(self.cfg.parser().parse_args(self.cfg.get_cmd_args_from_env()))
         sources = (
             name in self._from_file,
-            from_arguments[name] is not None,
+            name in self.cfg.from_cmd_args_variable,
             environment(name) in os.environ,
             name in self._given,
         )

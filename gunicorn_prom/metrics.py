@@ -3,19 +3,15 @@
 The exposition, its help texts and the reference are made from these.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = ["FAMILIES", "Family"]
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-FAMILIES: "dict[str, Family]" = {}
 
-
-@dataclass(frozen=True)
-class Family:
-    """A family of metrics; making one puts it into FAMILIES.
+class Family(NamedTuple):
+    """A family of metrics.
 
     Attributes:
         name: as users see it, with `_total` on counters and the unit in it.
@@ -26,9 +22,6 @@ class Family:
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        FAMILIES[self.name] = self
 
 
 # Server-wide.
@@ -237,3 +230,5 @@ ERROR_HANDLING = Family(
     "Errors that Gunicorn's handle_error was called for.",
     ("method", "endpoint", "error_type"),
 )
+
+FAMILIES = {value.name: value for value in list(globals().values()) if isinstance(value, Family)}

@@ -51,8 +51,6 @@ __all__ = [
 GEVENT_AVAILABLE = workers.unavailable("gevent") is None
 EVENTLET_AVAILABLE = workers.unavailable("eventlet") is None
 
-ASYNC_WORKER = "gunicorn.workers.base_async"
-
 logger = logging.getLogger(__name__)
 
 
@@ -130,9 +128,8 @@ class PrometheusMixin(_Base):
             self._seam = WSGISeam(self._slot)
 
     def _capacity(self) -> int:
-        # The async workers have a greenlet for each connection, the others threads.
-        is_async = any(base.__module__ == ASYNC_WORKER for base in type(self).__mro__)
-        return int(self.cfg.worker_connections if is_async else self.cfg.threads)
+        has_greenlets = workers.uses_greenlets(type(self))
+        return int(self.cfg.worker_connections if has_greenlets else self.cfg.threads)
 
     def run(self) -> None:
         """Note that the worker has booted, and serve."""

@@ -75,7 +75,8 @@ class Master:
     TARGET = 3
     WORKER_CLASS = 4  # row in keys.WORKER_CLASSES
     BANK_SEQUENCE = 5
-    ERRORS = 6  # one cell for each of ERROR_PLACES
+    SLOTS_OPENED = 6  # slots from here on have never had a worker
+    ERRORS = 7  # one cell for each of ERROR_PLACES
     CELLS = PAGE_CELLS
 
 
@@ -307,6 +308,8 @@ class Board:
         rest = self.layout.slot_stride - 1
         self.set_heartbeat(slot, 0.0)
         self.cells[start + 1 : start + 1 + rest] = array("d", bytes(rest * CELL_BYTES))
+        opened = self.layout.master + Master.SLOTS_OPENED
+        self.cells[opened] = max(self.cells[opened], slot + 1.0)
         self.cells[start + Gauge.AGE] = float(age)
 
     def retire_slot(self, slot: int) -> None:
@@ -347,9 +350,10 @@ class Board:
         layout, cells = self.layout, self.cells
         columns = Columns(layout, self.keys)
         bank = layout.bank_at(sequence)
+        opened = int(cells[layout.master + Master.SLOTS_OPENED])
         workers = [
             self._read_worker(slot, columns)
-            for slot, folded_age in enumerate(cells[bank : bank + layout.slots].tolist())
+            for slot, folded_age in enumerate(cells[bank : bank + opened].tolist())
             if cells[layout.slot_at(slot) + Gauge.AGE] > folded_age
         ]
         counters = [columns.take(cells, bank + layout.slots), *(w.counters for w in workers)]

@@ -18,6 +18,7 @@ __all__ = [
     "instrument",
     "type_of",
     "unavailable",
+    "uses_greenlets",
 ]
 
 
@@ -93,6 +94,11 @@ def unavailable(name: str) -> UsageError | None:
             worker_type.install,
         )
     return None
+
+
+def uses_greenlets(worker_class: type) -> bool:
+    """Tell whether `worker_class` serves connections in greenlets: gevent, eventlet."""
+    return any(base.__module__ == "gunicorn.workers.base_async" for base in worker_class.__mro__)
 
 
 def instrument(worker_class: type) -> type:

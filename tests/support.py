@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parent.parent
 APPS = ROOT / "tests" / "apps"
+# Not `python -m gunicorn`, which USR2 cannot start again.
+GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 DEADLINE_S = 30.0
 POLL_S = 0.02
 
@@ -39,6 +42,58 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    """Tell whether a server accepts connections on that port of the loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), DEADLINE_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def can_bind(port: int) -> bool:
+    """Tell whether a server could have that port of the loopback now."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def sockets_of(port: int) -> set[str]:
+    """Return the TCP sockets of this machine whose own port that is, as `descriptors` has them."""
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    return {f"socket:[{row[9]}]" for row in rows if int(row[1].rpartition(":")[2], 16) == port}
+
+
+def descriptors(pid: int) -> list[str]:
+    """Return what the descriptors of a process refer to."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(link.readlink()))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of a process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process lives and is not just waiting to be reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 class Response:
@@ -138,6 +193,19 @@ class Server:
                 start_new_session=True,
             )
 
+    def run_to_end(self) -> subprocess.CompletedProcess[str]:
+        """Run the command that is expected to end by itself, apart from the log."""
+        return subprocess.run(
+            self._command,
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=DEADLINE_S,
+            env=self._environ,
+            cwd=self.directory,
+        )
+
     def start(self) -> None:
         """Start the process and wait until it is ready."""
         self.launch()
@@ -178,6 +246,35 @@ class Server:
         """Return the pids of the live workers, by slot."""
         infos = self.scrape().all("gunicorn_worker_info")
         return [int(labels["pid"]) for labels, _ in infos]
+
+    def wait_for_workers(self, count: int) -> list[int]:
+        """Wait until that many workers have booted and no other lives; return their pids."""
+        self.wait_for_metrics(
+            lambda m: (
+                m.total("gunicorn_worker_state", state="running") == count
+                and len(m.all("gunicorn_worker_info")) == count
+            ),
+            f"{count} workers",
+        )
+        return self.worker_pids()
+
+    def wait_for_requests(self, count: int) -> Metrics:
+        """Wait until so many requests are counted, which each is once it was answered."""
+        return self.wait_for_metrics(
+            lambda m: m.total("gunicorn_http_requests_total") == count, f"{count} requests"
+        )
+
+    def exporter_pid(self) -> int:
+        """Return the pid of the metrics server that runs as a process of its own, 0 for none."""
+        for pid in children(self.pid):
+            with contextlib.suppress(FileNotFoundError):
+                if b"gunicorn_prom.exporter" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return 0
+
+    def open_gate(self, name: str) -> None:
+        """Let the requests go on that wait for the file `name`, see tests/apps/behave.py."""
+        (self.directory / name).touch()
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the master."""
@@ -226,7 +323,7 @@ def plain_gunicorn(
     directory: Path, *arguments: str, environ: dict[str, str] | None = None, start: bool = True
 ) -> Iterator[Server]:
     """Run `gunicorn ARGUMENTS` with our settings in the environment until the block ends."""
-    command = [sys.executable, "-m", "gunicorn", OWN_OPTIONS[0], *arguments]
+    command = [GUNICORN, OWN_OPTIONS[0], *arguments]
     server = Server(directory, command, environ or {})
     server._environ |= {
         "GUNICORN_PROM_METRICS_BIND": f"127.0.0.1:{server.metrics_port}",
@@ -234,6 +331,74 @@ def plain_gunicorn(
     }
     with running(server, start=start) as server:
         yield server
+
+
+class BareServer(Server):
+    """Gunicorn without us: it is ready when it listens."""
+
+    def is_ready(self) -> bool:
+        """Tell whether the master listens; what comes waits for the workers."""
+        assert self.process is not None
+        assert self.process.poll() is None, f"the server ended:\n{self.log}"
+        return is_listening(self.port)
+
+
+@contextlib.contextmanager
+def bare_gunicorn(directory: Path, *arguments: str) -> Iterator[Server]:
+    """Run `gunicorn ARGUMENTS` with nothing of ours until the block ends."""
+    command = [GUNICORN, OWN_OPTIONS[0], *arguments]
+    with running(BareServer(directory, command, {}), start=True) as server:
+        yield server
+
+
+def run_to_end(
+    directory: Path,
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    environ: dict[str, str] | None = None,
+    command: Sequence[str] = ("run", *OWN_OPTIONS),
+) -> subprocess.CompletedProcess[str]:
+    """Run `gunicorn-prom COMMAND ARGUMENTS` that is expected to end by itself."""
+    program = [*prefix, sys.executable, "-m", "gunicorn_prom", *command, *arguments]
+    server = Server(directory, program, environ or {})
+    return server.run_to_end()
+
+
+class Scraper:
+    """A thread that scrapes without a pause while a block runs.
+
+    Attributes:
+        totals: requests counted, by scrape.
+        failures: what went wrong, by scrape that failed.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.totals: list[float] = []
+        self.failures: list[Exception | AssertionError] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._scrape)
+
+    def __enter__(self) -> "Scraper":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def assert_flawless(self) -> None:
+        """Fail unless every scrape came and no total went backwards."""
+        assert not self.failures
+        assert self.totals
+        assert self.totals == sorted(self.totals)
+
+    def _scrape(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.totals.append(self._server.scrape().total("gunicorn_http_requests_total"))
+            except (OSError, http.client.HTTPException, AssertionError) as error:
+                self.failures.append(error)
 
 
 @contextlib.contextmanager
@@ -248,3 +413,12 @@ def running(server: Server, *, start: bool) -> Iterator[Server]:
         raise
     finally:
         server.destroy()
+
+
+def start_next_generation(server: Server, pidfile: Path) -> int:
+    """Send USR2 and return the pid of the new master once its worker has booted."""
+    server.send_signal(signal.SIGUSR2)
+    next_pidfile = pidfile.with_name(pidfile.name + ".2")
+    pid = int(wait_for(lambda: next_pidfile.exists() and next_pidfile.read_text(), "a new master"))
+    wait_for(lambda: server.log.count("Booting worker") == 2, "a worker of the new master")
+    return pid

@@ -3,14 +3,14 @@
 import re
 import zlib
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from gunicorn_prom.exporter.collector import ScoreboardCollector
 from gunicorn_prom.exporter.health import liveness_problem, readiness_problem
-from gunicorn_prom.exporter.server import Answer
+from gunicorn_prom.exporter.message import Answer, Request, refusal
 from gunicorn_prom.scoreboard import Board
 
 __all__ = ["Endpoint"]
@@ -18,7 +18,6 @@ __all__ = ["Endpoint"]
 # Level 9 takes five times as long and saves a tenth of the bytes.
 GZIP_LEVEL = 1
 GZIP_FORMAT = 16 + zlib.MAX_WBITS
-PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
 
 
 class Endpoint:
@@ -36,29 +35,24 @@ class Endpoint:
         ProcessCollector(pid=lambda: board.meta["pid"], registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def respond(self, target: str, headers: Any) -> Answer:
-        """Answer a GET request.
-
-        Args:
-            headers: a mapping that ignores the case of its keys.
-        """
-        url = urlsplit(target)
-        if url.path == self._path:
-            return self._metrics(parse_qs(url.query).get("name[]", []), headers)
-        if url.path == "/-/healthy":
+    def respond(self, request: Request) -> Answer:
+        """Answer a GET or HEAD request."""
+        if request.path == self._path:
+            return self._metrics(parse_qs(request.query).get("name[]", []), request.headers)
+        if request.path == "/-/healthy":
             return _health(liveness_problem(self._board.read()), "healthy")
-        if url.path == "/-/ready":
+        if request.path == "/-/ready":
             return _health(readiness_problem(self._board.read()), "ready")
-        return Answer(404, b"not found\n", PLAIN)
+        return refusal(404)
 
-    def _metrics(self, names: list[str], headers: Any) -> Answer:
-        encode, content_type = choose_encoder(headers.get("Accept", ""))
+    def _metrics(self, names: list[str], headers: dict[str, str]) -> Answer:
+        encode, content_type = choose_encoder(headers.get("ACCEPT", ""))
         registry: Any = self._registry
         if names:
             registry = registry.restricted_registry(names)
         body = encode(registry)
         answer_headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if accepts_gzip(headers.get("Accept-Encoding", "")):
+        if accepts_gzip(headers.get("ACCEPT-ENCODING", "")):
             body = zlib.compress(body, GZIP_LEVEL, wbits=GZIP_FORMAT)
             answer_headers["Content-Encoding"] = "gzip"
         return Answer(200, body, answer_headers)
@@ -66,8 +60,8 @@ class Endpoint:
 
 def _health(problem: str, good: str) -> Answer:
     if problem:
-        return Answer(503, f"{problem}\n".encode(), PLAIN)
-    return Answer(200, f"{good}\n".encode(), PLAIN)
+        return Answer(503, f"{problem}\n".encode())
+    return Answer(200, f"{good}\n".encode())
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

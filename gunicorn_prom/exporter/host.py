@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import gunicorn_prom
@@ -30,6 +31,9 @@ __all__ = ["ExporterHost", "is_patched"]
 # A scrape takes milliseconds. A fork does not wait for one that hangs.
 FORK_WAIT_S = 1.0
 RESTART_PAUSE_S = 1.0
+# prometheus_client pushes and serves with these, which we never let it do. They are
+# more than itself, and what the master imports after a fork it no longer shares.
+UNUSED_BY_US = ("http.server", "urllib.request", "wsgiref.simple_server")
 # The server takes half a second at the most to finish what it has begun.
 STOP_WAIT_S = 1.0
 POLL_S = 0.01
@@ -82,7 +86,7 @@ class ExporterHost:
         """Start to serve.
 
         Clients that come earlier wait in the backlog. It is done when the first
-        workers have been forked, for what the server imports need not be in them.
+        workers have been forked, so that they inherit no half-used thread.
         """
 
     def revive(self) -> None:
@@ -134,6 +138,9 @@ class ThreadHost(ExporterHost):
 
     def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
         super().__init__(listener, board, path, log)
+        # Before the first fork, so that all processes share what it takes.
+        self._endpoint_module = _import_endpoint()
+        self._server_module = import_module("gunicorn_prom.exporter.server")
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._holds_lock = False
@@ -142,10 +149,8 @@ class ThreadHost(ExporterHost):
 
     def begin(self) -> None:
         """Start the thread."""
-        from gunicorn_prom.exporter import server
-
-        endpoint = _import_endpoint().Endpoint(self._board, self._path, self._log)
-        self._server = server.Server(
+        endpoint = self._endpoint_module.Endpoint(self._board, self._path, self._log)
+        self._server = self._server_module.Server(
             self._listener, endpoint.respond, self._log, self._make_lifeline()
         )
         self._run()
@@ -264,17 +269,42 @@ class ProcessHost(ExporterHost):
 
 
 def _import_endpoint() -> Any:
-    """Import the endpoint, and leave prometheus_client out of `sys.modules`.
+    """Import the endpoint with a prometheus_client that nobody else gets to see.
 
     The application must come to import its own: what prometheus_client does is
     decided by PROMETHEUS_MULTIPROC_DIR at that moment, and the registry is global.
     """
     before = set(sys.modules)
-    endpoint = import_module("gunicorn_prom.exporter.endpoint")
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] == "prometheus_client":
+    try:
+        with _stand_ins(UNUSED_BY_US):
+            return import_module("gunicorn_prom.exporter.endpoint")
+    except Exception:
+        # A version that does more with them at once than to derive classes.
+        return import_module("gunicorn_prom.exporter.endpoint")
+    finally:
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "prometheus_client":
+                del sys.modules[name]
+
+
+@contextmanager
+def _stand_ins(names: tuple[str, ...]) -> Iterator[None]:
+    """Keep modules from being imported for nothing: here their classes are empty."""
+    missing = [name for name in names if name not in sys.modules]
+    for name in missing:
+        sys.modules[name] = _StandIn(name)
+    try:
+        yield
+    finally:
+        for name in missing:
             del sys.modules[name]
-    return endpoint
+
+
+class _StandIn(ModuleType):
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
 
 
 def _import_path() -> str:

@@ -2,8 +2,7 @@
 
 One thread, one selector, every socket non-blocking: a connection that is silent,
 half sent or not read costs its deadline and a place in a bounded table, and the
-oldest gives way to a new one. Python's own http.server understands the request
-and words the answer, in memory, once the request is complete.
+oldest gives way to a new one. A request is looked at once it is complete.
 
 Every connection carries one request: a scrape every few seconds gains nothing by
 keeping it open.
@@ -18,12 +17,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
-__all__ = ["Answer", "Server"]
+from gunicorn_prom.exporter.message import Answer, Request, refusal, understand, word
+
+__all__ = ["Server"]
 
 MAX_CONNECTIONS = 256
 MAX_REQUEST_BYTES = 16 * 1024
@@ -36,21 +34,12 @@ END_OF_HEADERS = b"\r\n\r\n"
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Answer(NamedTuple):
-    """What to send: status, body, and headers besides Content-Length."""
-
-    status: int
-    body: bytes
-    headers: dict[str, str]
-
-
 class Server:
     """Answer the requests that come to `listener`.
 
     Args:
         listener: a listening socket, non-blocking.
-        respond: gets the target of a GET or HEAD request ("/metrics?x=y") and its
-            headers, and returns the answer. What it raises becomes a 500.
+        respond: answers a GET or HEAD request. What it raises becomes a 500.
         log: takes what goes wrong on our side.
         lifeline: the reading end of a pipe nobody writes to; when its other end is
             closed, by the owner or by the owner's death, the server is to end.
@@ -59,7 +48,7 @@ class Server:
     def __init__(
         self,
         listener: socket.socket,
-        respond: Callable[[str, Any], Answer],
+        respond: Callable[[Request], Answer],
         log: logging.Logger | Any,
         lifeline: int,
     ) -> None:
@@ -148,10 +137,21 @@ class Server:
         except OSError:
             self._close(connection.client)
 
-    def _answer(self, request: bytes) -> bytes:
-        answer = BytesIO()
-        _Handler(request, answer, self._respond, self._log)
-        return answer.getvalue()
+    def _answer(self, message: bytes) -> bytes:
+        if len(message) > MAX_REQUEST_BYTES:
+            return word(refusal(431))
+        request = understand(message)
+        if isinstance(request, Answer):
+            return word(request)
+        if request.method not in ("GET", "HEAD"):
+            refused = refusal(405)
+            return word(refused._replace(headers={**refused.headers, "Allow": "GET, HEAD"}))
+        try:
+            answer = self._respond(request)
+        except Exception:
+            self._log.exception("gunicorn-prom: the metrics server failed to answer")
+            answer = refusal(500)
+        return word(answer, with_body=request.method == "GET")
 
     def _close_overdue(self) -> None:
         now = time.monotonic()
@@ -218,64 +218,3 @@ class _Connection:
         while self._rest:
             self._rest = self._rest[self.client.send(self._rest) :]
         return True
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Understand one request that lies in memory and word its answer there."""
-
-    protocol_version = "HTTP/1.1"
-    # What is not understood is answered with a status, as HTTP/0.9 could not.
-    default_request_version = "HTTP/1.0"
-    server_version = "gunicorn-prom"
-    sys_version = ""
-
-    def __init__(
-        self, request: bytes, answer: BytesIO, respond: Callable[[str, Any], Answer], log: Any
-    ) -> None:
-        # Not super().__init__(), which expects a socket.
-        self.rfile = BytesIO(request)
-        self.wfile = answer
-        self.client_address = ("", 0)
-        self.close_connection = True
-        self._respond = respond
-        self._log = log
-        if len(request) > MAX_REQUEST_BYTES:
-            self.requestline, self.request_version, self.command = "", "HTTP/1.1", ""
-            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        else:
-            self.handle_one_request()
-
-    def do_GET(self) -> None:
-        try:
-            answer = self._respond(self.path, self.headers)
-        except Exception:
-            self._log.exception("gunicorn-prom: the metrics server failed to answer")
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
-            return
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(answer.body)
-
-    do_HEAD = do_GET
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        # http.server says 501 to a method without a do_ function.
-        if code == HTTPStatus.NOT_IMPLEMENTED:
-            self._refuse_method()
-        else:
-            super().send_error(code, message, explain)
-
-    def _refuse_method(self) -> None:
-        self.send_response(HTTPStatus.METHOD_NOT_ALLOWED)
-        self.send_header("Allow", "GET, HEAD")
-        self.send_header("Content-Length", "0")
-        self.send_header("Connection", "close")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a scrape is not news."""

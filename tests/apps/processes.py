@@ -1,20 +1,16 @@
-"""An application that makes and shows processes, for the tests of a master that is PID 1."""
+"""`behave`, and requests that make and show processes: for a master that is PID 1."""
 
 import os
 import subprocess
-import threading
 from pathlib import Path
 
-SLOW_S = 2.0
+from behave import ANSWERS, app
+
+__all__ = ["app"]
 
 
 def parent_of_worker(_argument):
     return str(os.getppid())
-
-
-def answer_slowly(_argument):
-    threading.Event().wait(SLOW_S)
-    return "done"
 
 
 def make_orphan(_argument):
@@ -39,17 +35,9 @@ def kill_process(pid):
     return "killed"
 
 
-ANSWERS = {
+ANSWERS |= {
     "parent": parent_of_worker,
-    "slow": answer_slowly,
     "orphan": make_orphan,
     "process": show_process,
     "kill": kill_process,
 }
-
-
-def app(environ, start_response):
-    name, _, argument = environ["PATH_INFO"].strip("/").partition("/")
-    body = ANSWERS[name](argument).encode()
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
-    return [body]

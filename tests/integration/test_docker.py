@@ -16,20 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
 
 import pytest
+
+from tests.real_parts import unavailable
+from tests.support import APPS, ROOT, Metrics, wait_for
 
 # Making the base image and building may take longer than any one test.
 pytestmark = [pytest.mark.real_parts, pytest.mark.timeout(300)]
 
-T = TypeVar("T")
-
-PROJECT = Path(__file__).parents[2]
-APPLICATION = PROJECT / "tests" / "apps" / "processes.py"
 DOCKERFILE_BLOCK = re.compile(r"^```dockerfile\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 SUITE = "bookworm"
@@ -53,7 +52,6 @@ BUILD_TIMEOUT_S = 200.0
 COMMAND_TIMEOUT_S = 60.0
 # Bounds the life of dockerd even if the tests are killed.
 ENGINE_LIFE_S = 900
-START_S = 30.0
 STOP_AT_REST_S = 2.0
 
 PORT = 8000
@@ -68,7 +66,6 @@ LOCKED_DOWN = (
     "--cap-drop=ALL",
     "--security-opt=no-new-privileges",
 )
-REQUIRE_REAL_PARTS = os.environ.get("GUNICORN_PROM_REQUIRE_REAL_PARTS") == "1"
 
 # Runs in the container's network with this machine's Python: the client outlives the container.
 CLIENT = """
@@ -121,9 +118,11 @@ class Container:
 
     def open(self, path: str, port: int = PORT) -> subprocess.Popen[str]:
         """Begin a GET request inside the container's network."""
+        pid = self.inspect("{{.State.Pid}}")
+        assert pid != "0", "the container has ended"
         return subprocess.Popen(
             [
-                *("nsenter", f"--target={self.inspect('{{.State.Pid}}')}", "--net"),
+                *("nsenter", f"--target={pid}", "--net"),
                 *(sys.executable, "-IS", "-c", CLIENT, str(port), path),
             ],
             stdout=subprocess.PIPE,
@@ -131,29 +130,34 @@ class Container:
             text=True,
         )
 
-    def get(self, path: str, port: int = PORT) -> str:
-        """The body of the answer; raises unless it came with status 200."""
+    def try_to_get(self, path: str, port: int = PORT) -> tuple[bool, str]:
+        """Tell whether the answer came with status 200, and what it or the error said."""
         with self.open(path, port) as client:
             body, errors = client.communicate(timeout=COMMAND_TIMEOUT_S)
-        if client.returncode != 0:
-            raise ConnectionError(f"{path}: {body}{errors}")
+        return client.returncode == 0, body + errors
+
+    def get(self, path: str, port: int = PORT) -> str:
+        """Return the body of the answer, which must come with status 200."""
+        succeeded, body = self.try_to_get(path, port)
+        assert succeeded, f"{path}: {body}"
         return body
 
+    def scrape(self) -> Metrics:
+        return Metrics(self.get("/metrics", METRICS_PORT))
+
+    def is_ready(self, metrics_port: int = METRICS_PORT) -> bool:
+        return self.try_to_get("/-/ready", metrics_port)[0]
+
     def wait_until_ready(self, metrics_port: int = METRICS_PORT) -> None:
-        wait_for(lambda: self.get("/-/ready", metrics_port), START_S, "server ready")
+        wait_for(lambda: self.is_ready(metrics_port), "readiness")
 
     def wait_for_health(self, status: str) -> None:
-        wait_for(
-            lambda: self.inspect("{{.State.Health.Status}}") == status,
-            START_S,
-            f"container {status}",
-        )
+        def has_status() -> bool:
+            running, health = self.inspect("{{.State.Running}} {{.State.Health.Status}}").split()
+            assert running == "true", "the container has ended"
+            return health == status
 
-    def wait_until_busy(self) -> None:
-        busy = re.compile(r"^gunicorn_http_requests_in_progress 1(\.0)?$", re.MULTILINE)
-        wait_for(
-            lambda: busy.search(self.get("/metrics", METRICS_PORT)), START_S, "request in progress"
-        )
+        wait_for(has_status, status)
 
     def stop(self) -> tuple[float, int]:
         """Seconds that `docker stop` took, and the exit code of PID 1."""
@@ -195,20 +199,18 @@ def test_metrics_are_served_on_9464(server: Container) -> None:
     """The image's metrics address is open to other hosts, and the requests served are on it."""
     assert "GUNICORN_PROM_METRICS_BIND=0.0.0.0:9464" in server.inspect("{{json .Config.Env}}")
     server.get("/parent")
-    counted = re.compile(
-        r'^gunicorn_http_requests_total\{method="GET",status="200"\} [1-9]', re.MULTILINE
-    )
     wait_for(
-        lambda: counted.search(server.get("/metrics", METRICS_PORT)), START_S, "request counted"
+        lambda: server.scrape().total("gunicorn_http_requests_total", status="200") >= 1,
+        "the request in the metrics",
     )
 
 
 def test_orphans_are_reaped(server: Container) -> None:
     """An orphan that PID 1 inherits does not stay a zombie."""
     orphan = server.get("/orphan")
-    wait_for(lambda: server.get(f"/process/{orphan}").startswith("1 "), START_S, "orphan inherited")
+    wait_for(lambda: server.get(f"/process/{orphan}").startswith("1 "), "the inheritance")
     server.get(f"/kill/{orphan}")
-    wait_for(lambda: server.get(f"/process/{orphan}") == "gone", START_S, "orphan reaped")
+    wait_for(lambda: server.get(f"/process/{orphan}") == "gone", "the end of the orphan")
 
 
 def test_health_follows_the_master(engine: Engine, image: str, application: Path) -> None:
@@ -234,11 +236,17 @@ def test_stop_drains(engine: Engine, image: str, application: Path) -> None:
     """A request in progress at `docker stop` gets its answer before the server ends."""
     with running(engine, image, application, options=LOCKED_DOWN) as container:
         container.wait_until_ready()
-        with container.open("/slow") as client:
-            container.wait_until_busy()
-            _, exit_code = container.stop()
+        with container.open("/wait/gate") as client, ThreadPoolExecutor(1) as pool:
+            wait_for(
+                lambda: container.scrape().one("gunicorn_http_requests_in_progress") == 1,
+                "the request",
+            )
+            stopping = pool.submit(container.stop)
+            wait_for(lambda: not container.is_ready(), "the shutdown")
+            (application / "gate").touch()
+            _, exit_code = stopping.result()
             answer, _ = client.communicate(timeout=COMMAND_TIMEOUT_S)
-        assert (answer, exit_code) == ("done", 0)
+        assert (answer, exit_code) == ("waited", 0)
 
 
 def test_options_user_and_addresses_can_be_chosen(
@@ -262,13 +270,13 @@ def test_the_documented_image_of_an_application_works(
     engine: Engine, image: str, application: Path, tmp_path: Path
 ) -> None:
     """The first Dockerfile of docs/docker.md puts an application and its packages on the image."""
-    documented = DOCKERFILE_BLOCK.search((PROJECT / "docs" / "docker.md").read_text())
+    documented = DOCKERFILE_BLOCK.search((ROOT / "docs" / "docker.md").read_text())
     assert documented is not None
     assert documented[1].startswith(f"FROM {image}\n")
     (tmp_path / "Dockerfile").write_text(documented[1])
     (tmp_path / "requirements.txt").write_text("itsdangerous\n")
-    source = APPLICATION.read_text()
-    (tmp_path / "app.py").write_text(f"import itsdangerous\n{source}")
+    shutil.copytree(APPS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "app.py").write_text("import itsdangerous\nfrom processes import app\n")
     build(engine, tmp_path, "documented")
     with running(engine, "documented", None, options=LOCKED_DOWN) as container:
         container.wait_until_ready()
@@ -287,16 +295,17 @@ def server(engine: Engine, image: str, application: Path) -> Iterator[Container]
 def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that any user may read, whatever the checkout's modes are."""
     directory = tmp_path_factory.mktemp("application")
-    shutil.copy(APPLICATION, directory / "app.py")
     directory.chmod(0o755)
-    (directory / "app.py").chmod(0o644)
+    for path in APPS.glob("*.py"):
+        copy = Path(shutil.copyfile(path, directory / path.name))
+        copy.chmod(0o644)
     return directory
 
 
 @pytest.fixture(scope="module")
 def image(engine: Engine, base_image: str) -> str:
     """The project's Dockerfile, built with the extra of a worker type."""
-    build(engine, PROJECT, IMAGE, f"BASE={base_image}", "EXTRAS=gevent")
+    build(engine, ROOT, IMAGE, f"BASE={base_image}", "EXTRAS=gevent")
     return IMAGE
 
 
@@ -352,7 +361,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield Engine(client, environment)
     finally:
         daemon.terminate()  # `timeout` passes it on.
-        daemon.wait(START_S)
+        daemon.wait(COMMAND_TIMEOUT_S)
         unmount_below(directory)
         shutil.rmtree(directory)
 
@@ -368,7 +377,7 @@ def wait_until_engine_answers(
         )
         return probe.returncode == 0
 
-    wait_for(answers, START_S, "dockerd answers")
+    wait_for(answers, "dockerd")
 
 
 def unmount_below(directory: Path) -> None:
@@ -454,7 +463,7 @@ def running(
 ) -> Iterator[Container]:
     """Run the image on the application, or as it is; print its logs and remove it afterwards."""
     mounted = () if application is None else (f"--volume={application}:/app:ro",)
-    command = () if application is None else ("app:app", *arguments)
+    command = () if application is None else ("processes:app", *arguments)
     container = Container(
         engine,
         engine.run("run", "--detach", "--network=none", *options, *mounted, image, *command),
@@ -482,23 +491,3 @@ def logs(container: Container) -> str:
 def settings(names: tuple[str, ...]) -> list[tuple[str, str]]:
     """Those of the environment variables that are set."""
     return [(name, os.environ[name]) for name in names if os.environ.get(name)]
-
-
-def unavailable(reason: str) -> NoReturn:
-    if REQUIRE_REAL_PARTS:
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def wait_for(condition: Callable[[], T], timeout_s: float, what: str) -> T:
-    """Poll until the condition is true; an error of the connection counts as not yet."""
-    deadline = time.monotonic() + timeout_s
-    last: object = None
-    while time.monotonic() < deadline:
-        try:
-            if result := condition():
-                return result
-        except OSError as error:
-            last = error
-        time.sleep(0.05)
-    raise TimeoutError(f"not within {timeout_s} s: {what} ({last})")

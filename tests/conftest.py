@@ -1,0 +1,6 @@
+"""What all tests share."""
+
+import pytest
+
+# Helpers that assert: pytest shows in them, too, what differs.
+pytest.register_assert_rewrite("tests.exactness", "tests.support")

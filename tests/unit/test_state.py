@@ -1,0 +1,106 @@
+"""The state directory: whose it is, what is swept from it, and what stays."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from gunicorn_prom.errors import StateError
+from gunicorn_prom.state import State, default_root, sweep
+from tests.unit.boards import META
+
+
+def release(state: State) -> None:
+    """Let go of the lock as the kernel does when a master is killed."""
+    state.close_in_child()
+
+
+def test_a_directory_of_its_own(tmp_path: Path) -> None:
+    """Each master has a directory that only its user can enter, until it removes it."""
+    states = [State.create(tmp_path / "root", META) for _ in range(2)]
+    for state in states:
+        assert stat.S_IMODE(state.path.stat().st_mode) == 0o700
+        assert {path.name for path in state.path.iterdir()} == {"board", "keys"}
+        state.remove()
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_what_nobody_holds_is_swept(tmp_path: Path) -> None:
+    """A start removes the directories of masters that are gone, and no other."""
+    dead, living = (State.create(tmp_path, META) for _ in range(2))
+    release(dead)
+    following = State.create(tmp_path, META)
+    assert {path.name for path in tmp_path.iterdir()} == {living.path.name, following.path.name}
+    for state in (living, following):
+        state.remove()
+
+
+@pytest.mark.parametrize(
+    "name", ["gunicorn-prom", "gunicorn-prom.conf.d", "gunicorn-prom.1.2.3", "gunicorn-prom.1.x"]
+)
+def test_what_is_not_ours_stays(tmp_path: Path, name: str) -> None:
+    """Only names that a master gives are swept."""
+    (tmp_path / name).mkdir()
+    sweep(tmp_path)
+    assert (tmp_path / name).exists()
+
+
+def test_files_and_links_stay(tmp_path: Path) -> None:
+    """What is no directory is not swept, and no link is followed."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "gunicorn-prom.1.1").touch()
+    (tmp_path / "gunicorn-prom.1.2").symlink_to(target)
+    sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_what_belongs_to_another_user_stays(tmp_path: Path) -> None:
+    """A directory of another user is not swept, even by root."""
+    path = tmp_path / "gunicorn-prom.1.2"
+    path.mkdir()
+    os.chown(path, 4242, 4242)
+    sweep(tmp_path)
+    assert path.exists()
+
+
+def test_a_child_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """What a fork has copied of the lock is let go there, twice without harm."""
+    state = State.create(tmp_path, META)
+    state.close_in_child()
+    state.close_in_child()
+    sweep(tmp_path)
+    assert not state.path.exists()
+
+
+def test_an_unusable_directory_is_told(tmp_path: Path) -> None:
+    """The error names the directory, the reason and the option."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="file/below: Not a directory") as caught:
+        State.create(tmp_path / "file" / "below", META)
+    assert "--metrics-state-dir" in caught.value.hint
+
+
+def test_the_default_is_the_users_runtime_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is below XDG_RUNTIME_DIR where that is the user's, else on shared memory."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert default_root() == tmp_path / "gunicorn-prom"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nowhere"))
+    assert default_root().name == f"gunicorn-prom-{os.geteuid()}"
+    assert default_root().parent in {Path("/dev/shm"), Path(tempfile.gettempdir())}
+
+
+def test_a_default_directory_that_is_another_users_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody else has put in its place, a link for one, is not used."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "gunicorn-prom").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateError, match="another user's"):
+        State.create(None, META)
