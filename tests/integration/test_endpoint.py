@@ -264,7 +264,7 @@ def test_many_scrapes_do_not_grow_the_master(tmp_path: Path) -> None:
     with gunicorn_prom(tmp_path, APP, "--workers=2") as server:
         server.wait_for_workers(2)
         master = psutil.Process(server.pid)
-        scrape_often(server, 100)  # what is filled once and kept
+        scrape_often(server, 1000)  # until what is kept and reused is there
         wait_for(lambda: has_no_clients(server), "the end of the last connection")
         # Not PSS, which also grows when another process that shares pages ends.
         rss, fds, threads = master.memory_info().rss, master.num_fds(), master.num_threads()
