@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import gunicorn
@@ -22,6 +23,7 @@ from gunicorn_prom.arbiter import PrometheusArbiter
 from gunicorn_prom.errors import GunicornPromError, InvalidSettingError, UsageError, fail
 from gunicorn_prom.exporter.listener import listen
 from gunicorn_prom.settings import MAX_PORT, OWN_SETTINGS, environment, name_of
+from gunicorn_prom.state import make_root
 
 __all__ = ["Launcher", "run", "versions"]
 
@@ -211,9 +213,11 @@ class Launcher(WSGIApplication, _Serving):
             GunicornPromError: something is not to be had.
             SystemExit: at the end.
         """
-        only_looking = self.cfg.check_config or self.cfg.print_config
-        if not only_looking and self.cfg.metrics_server != "none":
-            self.metrics_listener = listen(self.cfg.metrics_bind)
+        if not self.cfg.check_config and not self.cfg.print_config:
+            # As a daemon it could not tell any more.
+            make_root(self.cfg.metrics_state_dir and Path(self.cfg.metrics_state_dir))
+            if self.cfg.metrics_server != "none":
+                self.metrics_listener = listen(self.cfg.metrics_bind)
         super().run()
 
     def _apply_environment(self) -> None:

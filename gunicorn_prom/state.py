@@ -21,7 +21,7 @@ from typing import Any
 from gunicorn_prom.errors import StateError
 from gunicorn_prom.scoreboard import Board
 
-__all__ = ["State", "default_root"]
+__all__ = ["State", "default_root", "make_root"]
 
 PREFIX = "gunicorn-prom"
 NAME = re.compile(rf"{PREFIX}\.\d+\.\d+")
@@ -73,9 +73,8 @@ class State:
         Raises:
             StateError: the directory is not ours, not writable, or full.
         """
+        root = make_root(root)
         try:
-            root = root.resolve() if root else _make_default_root()
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
             sweep(root)
             path, lock_fd = _make_locked(root)
             try:
@@ -85,8 +84,7 @@ class State:
                 os.close(lock_fd)
                 raise
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise StateError(f"cannot use the state directory {root}: {reason}", HINT) from error
+            raise _unusable(root, error) from error
 
     def close_in_child(self) -> None:
         """Let go of the lock in a forked child, where it is not ours to hold."""
@@ -121,13 +119,27 @@ def _remove_unless_held(path: Path) -> None:
         os.close(lock_fd)
 
 
-def _make_default_root() -> Path:
-    root = default_root()
-    root.mkdir(mode=0o700, exist_ok=True)
-    if not _is_ours(root):
-        # In a directory that everybody writes to, somebody else may have been first.
-        raise StateError(f"the state directory {root} is another user's", HINT)
-    return root
+def make_root(root: Path | None) -> Path:
+    """Make the state directory, by default that of this user, and see that it can be used.
+
+    Raises:
+        StateError: it is another user's, or not writable.
+    """
+    chosen = root or default_root()
+    try:
+        chosen.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if root is None and not _is_ours(chosen):
+            # In a directory that everybody writes to, somebody else may have been first.
+            raise StateError(f"the state directory {chosen} is another user's", HINT)
+        os.rmdir(tempfile.mkdtemp(prefix=f"{PREFIX}-probe-", dir=chosen))
+        return chosen.resolve()
+    except OSError as error:
+        raise _unusable(chosen, error) from error
+
+
+def _unusable(root: Path, error: OSError) -> StateError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return StateError(f"cannot use the state directory {root}: {reason}", HINT)
 
 
 def _make_locked(root: Path) -> tuple[Path, int]:

@@ -172,9 +172,13 @@ class WSGISeam:
     def connection_ended(self) -> None:
         """Count the request of this thread that nobody has answered, if there is one."""
         unanswered = self.unanswered.pop(threading.get_ident(), None)
-        if unanswered is not None:
+        if unanswered is None:
+            return
+        try:
             self._end(unanswered.req)
             self._count_aborted(self._abort_reason(unanswered.error, "no_response"))
+        except Exception as failure:
+            self._slot.report("request", failure)
 
     def error_answered(self, req: Any, error: BaseException, answer: "Answer") -> None:
         """Count what Gunicorn's `handle_error` has just answered.
