@@ -116,14 +116,12 @@ class PrometheusArbiter(Arbiter):
             self.cfg, self._state.board, getattr(self.app, "metrics_listener", None), self.log
         )
         self._import_control_server()
+        # A collection, in the master or in a worker, would write to pages that they
+        # share so far. Once: to do it again would keep the garbage of each reload.
+        gc.freeze()
 
     def spawn_worker(self) -> int:
-        """Fork a worker, which finds its slot assigned by `pre_fork`.
-
-        What exists by now is exempted from garbage collection: a collection in the
-        master or in a worker would write to pages that they share so far.
-        """
-        gc.freeze()
+        """Fork a worker, which finds its slot assigned by `pre_fork`."""
         pid: int = super().spawn_worker()
         with self._tolerated("slots"):
             if self._roster is not None:
