@@ -214,8 +214,8 @@ class Launcher(WSGIApplication, _Serving):
             SystemExit: at the end.
         """
         if not self.cfg.check_config and not self.cfg.print_config:
-            # As a daemon it could not tell any more.
-            make_root(self.cfg.metrics_state_dir and Path(self.cfg.metrics_state_dir))
+            if self.cfg.daemon:  # which could not tell any more
+                make_root(self.cfg.metrics_state_dir and Path(self.cfg.metrics_state_dir))
             if self.cfg.metrics_server != "none":
                 self.metrics_listener = listen(self.cfg.metrics_bind)
         super().run()

@@ -223,6 +223,14 @@ def test_daemon(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_a_daemon_tells_of_an_unusable_state_directory(tmp_path: Path) -> None:
+    """The command says so itself, for as a daemon nobody would read it."""
+    (tmp_path / "state").write_text("a file in its place")
+    ended = run_to_end(tmp_path, APP, "--daemon")
+    assert ended.stderr.startswith("error: cannot use the state directory ")
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
 def answers(port: int, target: str) -> bool:
     """Tell whether a GET request is answered with 200."""
     try:
