@@ -31,7 +31,7 @@ __all__ = ["PrometheusArbiter", "adopt"]
 # A reload starts the new workers before it stops the old, and TTIN adds more. A
 # slot costs some 30 KiB of tmpfs; a worker without a slot would cost its metrics.
 SLOTS_PER_WORKER = 4
-SPARE_SLOTS = 16
+SPARE_SLOTS = 64
 
 # How much longer than its own limits a reload or stop may take before the master
 # counts as stuck.

@@ -22,11 +22,12 @@ from gunicorn_prom import __version__, workers
 from gunicorn_prom.arbiter import PrometheusArbiter
 from gunicorn_prom.errors import GunicornPromError, InvalidSettingError, UsageError, fail
 from gunicorn_prom.exporter.listener import listen
-from gunicorn_prom.settings import MAX_PORT, OWN_SETTINGS, environment, name_of
+from gunicorn_prom.settings import MAX_PORT, OWN_SETTINGS, environment, name_of, parse_bind
 from gunicorn_prom.state import make_root
 
 __all__ = ["Launcher", "run", "versions"]
 
+EVERY_HOST = frozenset(("0.0.0.0", "::", ""))
 HELP_HINT = "see `gunicorn-prom run --help`"
 PROGRAM = "gunicorn-prom run"
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
@@ -243,10 +244,20 @@ class Launcher(WSGIApplication, _Serving):
             raise problem
 
     def _check_ports(self) -> None:
+        metrics_host, metrics_port = parse_bind(self.cfg.metrics_bind)
         for address in self.cfg.address:
-            if isinstance(address, tuple) and address[1] > MAX_PORT:
-                message = f"invalid --bind: port {address[1]} is not in 0 to {MAX_PORT}"
+            if not isinstance(address, tuple):
+                continue
+            host, port = address[:2]
+            if port > MAX_PORT:
+                message = f"invalid --bind: port {port} is not in 0 to {MAX_PORT}"
                 raise InvalidSettingError(message, HELP_HINT)
+            is_same_host = host == metrics_host or not EVERY_HOST.isdisjoint((host, metrics_host))
+            if port == metrics_port != 0 and is_same_host and self.cfg.metrics_server != "none":
+                raise UsageError(
+                    f"--bind and --metrics-bind both ask for port {port}",
+                    "choose another with --metrics-bind",
+                )
 
     def _rank(self, name: str) -> int:
         """Return how far a setting's source prevails over others, 0 for the default."""

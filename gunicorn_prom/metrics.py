@@ -57,7 +57,8 @@ HTTP_IN_PROGRESS = Family(
 HTTP_EXCEPTIONS = Family(
     "gunicorn_http_exceptions_total",
     "counter",
-    "Exceptions that the application let through to Gunicorn, by class.",
+    "Exceptions that the application let through to Gunicorn, by class; not SystemExit "
+    "and its like.",
     ("exception",),
 )
 HTTP_PARSE_ERRORS = Family(
@@ -69,8 +70,9 @@ HTTP_PARSE_ERRORS = Family(
 HTTP_ABORTED = Family(
     "gunicorn_http_aborted_total",
     "counter",
-    "Requests without a whole response: the client went away, the application failed in the "
-    "middle of it (error), the worker timed out, or nothing was sent at all (no_response).",
+    "Requests that did not come to their end: the client went away, the application failed in "
+    "the middle of the response (error), the worker timed out, or nobody answered, also because "
+    "the worker died (no_response).",
     ("reason",),
 )
 INFO = Family(

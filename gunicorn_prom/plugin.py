@@ -114,9 +114,9 @@ class PrometheusMixin(_Base):
     def _attach(self) -> None:
         if self._board is None:
             self.log.warning(
-                "gunicorn-prom: this worker has no place on a scoreboard and serves without "
-                "metrics; plain gunicorn needs `from gunicorn_prom.hooks import *` in its "
-                "configuration file"
+                "gunicorn-prom: this worker is not counted, it was given no place on a "
+                "scoreboard; under plain gunicorn the configuration file needs "
+                "`from gunicorn_prom.hooks import *`"
             )
             return
         self._slot = Slot(self._board, self._slot_number, self.log)

@@ -222,8 +222,13 @@ class WorkerReading(NamedTuple):
     @property
     def in_progress(self) -> int:
         """Number of requests in progress."""
-        free = self.gauges[Gauge.FIRST_LANE :].count(0.0)
-        return LANES - free + int(self.gauges[Gauge.BEYOND_LANES])
+        return requests_in_progress(self.gauges)
+
+
+def requests_in_progress(gauges: list[float]) -> int:
+    """Return how many requests the cells of `Gauge` tell of."""
+    free = gauges[Gauge.FIRST_LANE :].count(0.0)
+    return LANES - free + int(gauges[Gauge.BEYOND_LANES])
 
 
 class Reading(NamedTuple):
@@ -315,6 +320,8 @@ class Board:
     def retire_slot(self, slot: int) -> None:
         """Fold the counters of the dead worker in `slot` into the totals, once.
 
+        What it was working on when it died got no answer, or no whole one.
+
         Runs in the master. Killed anywhere before the last store it leaves the
         bank in use as it was, and the worker in its slot.
         """
@@ -330,6 +337,8 @@ class Board:
         columns = Columns(layout, self.keys)
         dead = columns.take(cells, start + Gauge.CELLS)
         dead[layout.busy_seconds] = busy_seconds(dead[layout.busy_seconds], time.monotonic())
+        lost = requests_in_progress(_floats(cells[start : start + Gauge.CELLS]))
+        dead[layout.aborted + ABORT_REASONS.index("no_response")] += lost
         totals = map(operator.add, columns.take(cells, used + layout.slots), dead)
         for first, end in columns.segments:
             at = spare + layout.slots

@@ -76,7 +76,7 @@ def _validate_bind(value: Any) -> str:
 def _validate_path(value: Any) -> str:
     path = config.validate_string(value) or ""
     if not path.startswith("/") or path == "/" or path.startswith("/-/") or "?" in path:
-        raise ValueError(f"{value!r} is not a path such as /metrics")
+        raise ValueError(f"{value!r} is no path, or one that is taken: choose one like /metrics")
     return path
 
 

@@ -7,6 +7,7 @@ it dies, and ends; it ends by itself when the master is gone.
 
 import json
 import os
+import posix
 import signal
 import socket
 import sys
@@ -203,7 +204,11 @@ class ThreadHost(ExporterHost):
 
 
 class ProcessHost(ExporterHost):
-    """The metrics server as a process of its own, started from the master."""
+    """The metrics server as a process of its own, started from the master.
+
+    By `posix`, not by `os`: gevent's `os` learns of the end of a process from an
+    event loop that the master does not run.
+    """
 
     def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
         super().__init__(listener, board, path, log)
@@ -227,7 +232,7 @@ class ProcessHost(ExporterHost):
         """Take the exit status of the process if it has ended."""
         if self._pid:
             try:
-                pid, _ = os.waitpid(self._pid, os.WNOHANG)
+                pid, _ = posix.waitpid(self._pid, os.WNOHANG)
             except ChildProcessError:
                 pid = self._pid  # Gunicorn has reaped it
             if pid:
@@ -241,7 +246,7 @@ class ProcessHost(ExporterHost):
             time.sleep(POLL_S)
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            posix.waitpid(self._pid, 0)
             self._pid = 0
 
     def _is_running(self) -> bool:
@@ -259,7 +264,7 @@ class ProcessHost(ExporterHost):
         options = {"path": self._path, "descriptors": [copy for _, _, copy in copies]}
         self._started = time.monotonic()
         # -P, for the application's directory may hold modules of any name.
-        self._pid = os.posix_spawn(
+        self._pid = posix.posix_spawn(
             sys.executable,
             [sys.executable, "-P", "-m", "gunicorn_prom.exporter", json.dumps(options)],
             {**os.environ, "PYTHONPATH": _import_path()},

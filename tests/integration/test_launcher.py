@@ -272,6 +272,12 @@ usage_errors = pytest.mark.parametrize(
     [
         ((), {}, "No application module specified", "name the application: .*"),
         (
+            (APP, "--bind=:9464", "--metrics-bind=127.0.0.1:9464"),
+            {},
+            "--bind and --metrics-bind both ask for port 9464",
+            "choose another with --metrics-bind",
+        ),
+        (
             (APP, "--worker-tpye", "gevent"),
             {},
             "unrecognized arguments: --worker-tpye gevent",

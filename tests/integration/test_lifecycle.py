@@ -259,5 +259,26 @@ def test_a_patched_master_gets_a_process(tmp_path: Path) -> None:
         assert server.exporter_pid()
         assert server.get("/").status == 200
         server.wait_for_requests(1)
+        exporter = server.exporter_pid()
+        os.kill(exporter, signal.SIGKILL)
+        wait_for(lambda: server.exporter_pid() not in {0, exporter}, "another metrics server")
+        wait_for(server.is_ready, "the metrics server")
+        server.wait_for_requests(1)
         assert server.stop() == 0
         assert can_bind(server.metrics_port)
+
+
+def test_a_request_that_dies_with_its_worker_is_counted(tmp_path: Path) -> None:
+    """Its client got nothing, so it is `no_response`, and nothing stays in progress."""
+    with gunicorn_prom(tmp_path, APP) as server, ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(server.get, "/wait/never")
+        server.wait_for_metrics(
+            lambda m: m.one("gunicorn_http_requests_in_progress") == 1, "the request"
+        )
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        server.wait_for_metrics(
+            lambda m: m.one("gunicorn_http_aborted_total", reason="no_response") == 1, "its count"
+        )
+        with pytest.raises(OSError):  # noqa: PT011  # reset or closed, as the kernel has it
+            lost.result()
+        assert server.scrape().one("gunicorn_http_requests_in_progress") == 0

@@ -100,7 +100,7 @@ def test_paths(path: str) -> None:
 @pytest.mark.parametrize("path", ["", "/", "metrics", "/-/healthy", "/-/x", "/a?b", None])
 def test_what_is_no_path_is_refused(path: Any) -> None:
     """Neither the paths of other answers nor what is no path at all."""
-    with pytest.raises(ValueError, match="not a path"):
+    with pytest.raises(ValueError, match="no path, or one that is taken"):
         value_of("metrics_path", path)
 
 
