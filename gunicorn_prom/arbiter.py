@@ -7,8 +7,9 @@
 import gc
 import os
 import platform
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,24 +19,36 @@ import gunicorn
 from gunicorn.arbiter import Arbiter
 
 from gunicorn_prom import __version__
+from gunicorn_prom.app_directory import AppDirectory
+from gunicorn_prom.app_metrics import Folder
 from gunicorn_prom.exporter.host import ExporterHost
 from gunicorn_prom.instrument.wsgi import fits
 from gunicorn_prom.keys import WORKER_CLASSES
-from gunicorn_prom.scoreboard import Board, Master
+from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
+from gunicorn_prom.processes import brief_facts, pid_namespace
+from gunicorn_prom.scoreboard import SIGNALS, Board, Master, Vital
 from gunicorn_prom.settings import add_own_settings
-from gunicorn_prom.state import State
+from gunicorn_prom.state import State, unusable
 from gunicorn_prom.workers import instrument, uses_greenlets
 
 __all__ = ["PrometheusArbiter", "adopt"]
 
-# A reload starts the new workers before it stops the old, and TTIN adds more. A
-# slot costs some 30 KiB of tmpfs; a worker without a slot would cost its metrics.
-SLOTS_PER_WORKER = 4
-SPARE_SLOTS = 64
+# A reload starts the new workers before it stops the old. Whoever is beyond that, by
+# TTIN or by reload upon reload, gets a further board.
+SLOTS_PER_WORKER = 2
+SPARE_SLOTS = 8
 
 # How much longer than its own limits a reload or stop may take before the master
 # counts as stuck.
 GRACE_S = 5.0
+
+FATAL_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGABRT, signal.SIGKILL)
+
+# How often the master writes what it knows of its workers' processes.
+VITALS_PERIOD_S = 5.0
+
+# What a reload cannot change: it is decided before the first worker is there.
+FIXED_SETTINGS = ("metrics_state_dir", "app_metrics")
 
 
 class PrometheusArbiter(Arbiter):
@@ -47,20 +60,44 @@ class PrometheusArbiter(Arbiter):
     _state: State | None = None
     _roster: "Roster | None" = None
     _exporter: ExporterHost | None = None
+    _app_folder: Folder | None = None
+    _oom_kills: OomKills | None = None
     _is_serving = False
+    _is_folding = False
+    # Why the master tells a worker to go, unless something else is known.
+    _intent = "scale_down"
+    _vitals_due = 0.0
     _failed_places: frozenset[str] = frozenset()
     log: Any
+    WORKERS: dict[int, Any]  # type: ignore[misc]  # typed as a class variable elsewhere
+
+    def __init__(self, app: Any) -> None:
+        try:
+            super().__init__(app)
+        except BaseException:  # a preloaded application may end the process
+            self._close()
+            raise
 
     def setup(self, app: Any) -> None:
-        """Apply the configuration, at start and at every reload."""
-        super().setup(app)
-        self.apply_settings()
-
-    def start(self) -> None:
-        """Open the scoreboard, bind the metrics server, then start as Gunicorn does.
+        """Apply the configuration, at start and at every reload.
 
         Raises:
-            GunicornPromError: the state directory or the address cannot be had.
+            StateError: at start, the state directory cannot be used.
+        """
+        is_start = self._state is None
+        if is_start:
+            # Before an application that is preloaded imports prometheus_client.
+            self._make_state(app.cfg)
+        super().setup(app)
+        self.apply_settings()
+        if not is_start:
+            self._follow_settings()
+
+    def start(self) -> None:
+        """Bind the metrics server, then start as Gunicorn does.
+
+        Raises:
+            GunicornPromError: the address cannot be had.
         """
         self.open()
         super().start()
@@ -77,48 +114,106 @@ class PrometheusArbiter(Arbiter):
         users_pre_fork, users_pre_exec = self.cfg.pre_fork, self.cfg.pre_exec
 
         def pre_fork(server: Any, worker: Any) -> None:
-            self._assign_slot(worker)
+            self._prepare_worker(worker)
             users_pre_fork(server, worker)
 
         def pre_exec(server: Any) -> None:
-            if self._exporter is not None:
-                self._exporter.pass_on(self.cfg.env_orig)
+            self._pass_on(self.cfg.env_orig)
             users_pre_exec(server)
 
         self.cfg.set("pre_fork", pre_fork)
         self.cfg.set("pre_exec", pre_exec)
-        with self._tolerated("keys"):
-            self._publish_worker_class()
 
-    def open(self) -> None:
-        """Make the scoreboard and bind the metrics server.
-
-        Raises:
-            GunicornPromError: the state directory or the address cannot be had.
-        """
-        slots = SLOTS_PER_WORKER * self.cfg.workers + SPARE_SLOTS
-        root = Path(self.cfg.metrics_state_dir) if self.cfg.metrics_state_dir else None
-        meta = {
-            "buckets": self.cfg.metrics_buckets,
-            "slots": slots,
+    def _make_state(self, cfg: Any) -> None:
+        add_own_settings(cfg)
+        root = Path(cfg.metrics_state_dir) if cfg.metrics_state_dir else None
+        master = f"{os.getpid()}.{time.time_ns()}"
+        self._app_directory = AppDirectory.announced(wanted=cfg.app_metrics)
+        self._fixed_meta = {
+            "master": master,
             "pid": os.getpid(),
+            "pid_namespace": pid_namespace(),
             "version": gunicorn.__version__,
             "python_version": platform.python_version(),
             "gunicorn_prom_version": __version__,
         }
-        self._state = State.create(root, meta)
-        self._roster = Roster(self._state.board)
-        os.register_at_fork(after_in_child=self._state.close_in_child)
-        with self._tolerated("keys"):
-            self._publish_worker_class()
-        self._beat()
-        self._exporter = ExporterHost.prepare(
-            self.cfg, self._state.board, getattr(self.app, "metrics_listener", None), self.log
-        )
+        self._state = State.create(root, self._meta(cfg, first_slot=0))
+        try:
+            self._app_directory.settle(self._state.app_directory, cfg.uid, cfg.gid)
+        except OSError as error:
+            raise unusable(self._state.path, error) from error
+        self._roster = Roster(self._state, self._add_slots)
+        if self._app_directory.path is not None:
+            self._app_folder = Folder(
+                self._app_directory.path, is_ours=self._app_directory.is_ours, warn=self._warn
+            )
+        self._oom_kills = OomKills()
+        watch_waiting(self._note_exit)
+
+    def _meta(self, cfg: Any, first_slot: int) -> dict[str, Any]:
+        return {
+            **self._fixed_meta,
+            "first_slot": first_slot,
+            "slots": SLOTS_PER_WORKER * cfg.workers + SPARE_SLOTS,
+            "buckets": cfg.metrics_buckets,
+        }
+
+    def open(self) -> None:
+        """Begin the scoreboard and bind the metrics server.
+
+        Raises:
+            GunicornPromError: the state directory or the address cannot be had.
+        """
+        if self._state is None:  # under plain Gunicorn
+            self._make_state(self.cfg)
+        assert self._state is not None
+        self._begin_board()
+        self._state.board.set_master(Master.START_TIME, time.time())
+        listener = getattr(self.app, "metrics_listener", None)
+        self._exporter = ExporterHost.prepare(self.cfg, self._state, listener, self.log)
+        # What a killed master left is finished before a worker could get a pid that is in it.
+        self._fold_what_is_left()
         self._import_control_server()
         # A collection, in the master or in a worker, would write to pages that they
         # share so far. Once: to do it again would keep the garbage of each reload.
         gc.freeze()
+
+    def _begin_board(self) -> None:
+        """Say on the board in use what does not change from one to the next."""
+        if self._state is None:
+            return
+        with self._tolerated("keys"):
+            row = self._state.board.keys.row(WORKER_CLASSES, (self.cfg.worker_class_str,))
+            self._state.board.set_master(Master.WORKER_CLASS, row)
+        self._state.board.set_master(Master.RELOAD_TIME, time.time())
+        self._beat()
+
+    def _follow_settings(self) -> None:
+        """Do what a reload has changed in our own settings."""
+        assert self._state is not None
+        board = self._state.board
+        if tuple(self.cfg.metrics_buckets) != board.layout.buckets:
+            with self._tolerated("state"):
+                self._add_slots()
+        if self._state.board is not board:
+            start_time = board.read().master[Master.START_TIME]
+            self._state.board.set_master(Master.START_TIME, start_time)
+        with self._tolerated("server"):
+            changed = ExporterHost.follow(self._exporter, self.cfg, self._state, self.log)
+            if changed is not self._exporter:
+                self._exporter = changed
+                if self._exporter is not None and self._is_serving:
+                    self._exporter.begin()
+
+    def _add_slots(self) -> None:
+        """Make a further board, for more workers than were foreseen or other buckets."""
+        assert self._state is not None
+        boards = self._state.boards
+        first_slot = max(board.meta["first_slot"] + board.layout.slots for board in boards)
+        start_time = self._state.board.read().master[Master.START_TIME]
+        self._state.add_board(self._meta(self.cfg, first_slot))
+        self._state.board.set_master(Master.START_TIME, start_time)
+        self._begin_board()
 
     def spawn_worker(self) -> int:
         """Fork a worker, which finds its slot assigned by `pre_fork`."""
@@ -142,11 +237,19 @@ class PrometheusArbiter(Arbiter):
         super().murder_workers()
         with self._tolerated("master"):
             self._beat()
-            self._mirror_heartbeats()
+            self._write_vitals()
         self._retire_the_dead()
+        self._fold_what_is_left()
         if self._exporter is not None:
             with self._tolerated("server"):
                 self._exporter.revive()
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """Signal a worker as Gunicorn does, and remember why."""
+        worker = self.WORKERS.get(pid)
+        if worker is not None and sig in FATAL_SIGNALS:
+            worker.intent = worker.intent or self._intent
+        super().kill_worker(pid, sig)
 
     def reap_workers(self) -> None:
         """Reap the dead as Gunicorn does, and fold their counters.
@@ -162,10 +265,37 @@ class PrometheusArbiter(Arbiter):
             with self._tolerated("master"):
                 self._beat()
 
+    def signal(self, sig: int, frame: Any) -> None:
+        """Take a signal as Gunicorn does, and count it."""
+        name = self.SIG_NAMES.get(sig, "").upper()
+        if self._state is not None and name in SIGNALS:
+            board = self._state.board
+            board.count(board.layout.signals + SIGNALS.index(name))
+        super().signal(sig, frame)
+
     def reload(self) -> None:
-        """Reload as Gunicorn does; its loop stands still meanwhile."""
+        """Reload as Gunicorn does; its loop stands still meanwhile.
+
+        Raises:
+            SystemExit: the configuration is invalid.
+        """
         self._announce_pause(self.cfg.timeout + self.cfg.graceful_timeout)
-        super().reload()
+        if self._state is not None:
+            self._state.board.count(self._state.board.layout.reloads)
+        before = {name: self.cfg.settings[name].get() for name in FIXED_SETTINGS}
+        self._intent = "reload"
+        try:
+            super().reload()
+        except BaseException:
+            if self._state is not None and os.getpid() == self.pid:
+                self._state.board.count_master_error("reload")
+                self._close()
+            raise
+        finally:
+            self._intent = "scale_down"
+        for name, value in before.items():
+            if self.cfg.settings[name].get() != value:
+                self.log.warning("gunicorn-prom: a new %s counts from the next start on", name)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers as Gunicorn does, while the metrics are served on."""
@@ -173,8 +303,10 @@ class PrometheusArbiter(Arbiter):
             if self._state is not None:
                 self._state.board.set_master(Master.STOPPING, 1.0)
         self._announce_pause(self.cfg.graceful_timeout)
+        self._intent = "shutdown"
         super().stop(graceful)
-        self._retire_the_dead()
+        # Who is left was sent SIGKILL.
+        self._retire_the_dead(())
 
     def reexec(self) -> None:
         """Start the next generation (USR2); it takes the metrics socket along."""
@@ -212,49 +344,110 @@ class PrometheusArbiter(Arbiter):
         if self._exporter is not None:
             self._exporter.stop()
         if self._state is not None:
-            self._state.remove()
+            self._state.close()
+            self._app_directory.remove()
 
-    def _assign_slot(self, worker: Any) -> None:
+    def _pass_on(self, environ: dict[str, str]) -> None:
+        """Leave word for the next generation, in the child that is about to execute it."""
+        if self._state is not None:
+            self._state.pass_on(environ)
+            self._app_directory.pass_on(environ)
+        if self._exporter is not None:
+            self._exporter.pass_on(environ)
+
+    def _prepare_worker(self, worker: Any) -> None:
+        with self._tolerated("app_metrics"):
+            self._app_directory.restore()
         with self._tolerated("slots"):
             if self._roster is not None:
                 self._roster.assign(worker)
 
-    def _retire_the_dead(self) -> None:
-        with self._tolerated("slots"):
-            if self._roster is not None:
-                self._roster.retire_missing(self.WORKERS.values())
+    def _warn(self, message: str) -> None:
+        self.log.warning("gunicorn-prom: %s", message)
+
+    def _note_exit(self, pid: int, status: int) -> None:
+        worker = self.WORKERS.get(pid)
+        if worker is not None:
+            worker.exit_status = status
+
+    def _retire_the_dead(self, workers: Iterable[Any] | None = None) -> None:
+        """Fold the slots of workers that are gone.
+
+        A call out of the handler of SIGCHLD into the middle of a fold does nothing;
+        the next turn of the loop finds what it left.
+
+        Args:
+            workers: those that live, by default Gunicorn's.
+        """
+        if self._is_folding or self._roster is None:
+            return
+        self._is_folding = True
+        try:
+            with self._tolerated("slots"):
+                living = self.WORKERS.values() if workers is None else workers
+                self._roster.retire_missing(living, self._exit_reason)
+        finally:
+            self._is_folding = False
+
+    def _exit_reason(self, worker: Any, gauges: list[float]) -> str:
+        reason = "exit"
+        with self._tolerated("ledger"):
+            assert self._oom_kills is not None  # made with the state
+            reason = exit_reason(worker, worker.exit_status, gauges, self._oom_kills.claim)
+        return reason
+
+    def _fold_what_is_left(self) -> None:
+        """Fold the boards of other generations, boards without workers, the dead's files."""
+        if self._is_folding or self._state is None or self._roster is None:
+            return
+        self._is_folding = True
+        try:
+            with self._tolerated("state"):
+                self._state.fold_the_dead()
+                for board in self._roster.unused_boards():
+                    self._state.fold_unused(board)
+            with self._tolerated("ledger"):
+                if self._oom_kills is not None:
+                    self._oom_kills.poll()
+            with self._tolerated("app_metrics"):
+                if self._app_folder is not None:
+                    self._app_folder.fold(self._roster.take_dead_pids())
+        finally:
+            self._is_folding = False
 
     def _beat(self) -> None:
         if self._state is not None:
             self._state.board.set_master(Master.HEARTBEAT, time.monotonic())
             self._state.board.set_master(Master.TARGET, self.num_workers)
 
-    def _mirror_heartbeats(self) -> None:
-        """Copy Gunicorn's own heartbeats to where every process can read them."""
+    def _write_vitals(self) -> None:
+        """Write what is known of the workers to where every process can read it."""
         if self._roster is None:
             return
         now = time.monotonic()
-        for slot, worker in self._roster.owners():
+        is_due = now >= self._vitals_due
+        if is_due:
+            self._vitals_due = now + VITALS_PERIOD_S
+        for board, slot, worker in self._roster.owners():
             try:
                 last_update = worker.tmp.last_update()
+                facts = brief_facts(worker.pid) if is_due else ()
             except (OSError, ValueError):
                 continue  # it is being reaped
             # Until the worker's first beat the file tells when it was made, by the
             # wall clock.
-            if last_update <= now and self._state is not None:
-                self._state.board.set_heartbeat(slot, last_update)
+            if last_update <= now:
+                board.set_vital(slot, Vital.HEARTBEAT, last_update)
+            for vital, value in zip(
+                (Vital.CPU_SECONDS, Vital.RSS_BYTES, Vital.THREADS), facts, strict=False
+            ):
+                board.set_vital(slot, vital, value)
 
     def _announce_pause(self, seconds: float) -> None:
         with self._tolerated("master"):
             if self._state is not None:
                 until = time.monotonic() + seconds + GRACE_S
                 self._state.board.set_master(Master.GRACE_UNTIL, until)
-
-    def _publish_worker_class(self) -> None:
-        if self._state is not None:
-            key = (self.cfg.worker_class_str,)
-            row = self._state.board.keys.row(WORKER_CLASSES, key)
-            self._state.board.set_master(Master.WORKER_CLASS, row)
 
     @contextmanager
     def _tolerated(self, place: str) -> Iterator[None]:
@@ -270,56 +463,89 @@ class PrometheusArbiter(Arbiter):
 
 
 class Roster:
-    """Which worker has which slot, in the master."""
+    """Which worker has which slot, in the master.
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._owners: dict[int, Any] = {}
+    Args:
+        state: has the boards.
+        add_slots: makes a further board when there is no slot left.
+    """
+
+    def __init__(self, state: State, add_slots: Callable[[], None]) -> None:
+        self._state = state
+        self._add_slots = add_slots
+        self._owners: dict[tuple[Board, int], Any] = {}
         self._spawning: Any = None
-        self._retiring = False
+        self._dead_pids: list[int] = []
 
-    def owners(self) -> list[tuple[int, Any]]:
+    def owners(self) -> list[tuple[Board, int, Any]]:
         """Return the slots in use, each with its worker."""
-        return list(self._owners.items())
+        return [(board, slot, worker) for (board, slot), worker in self._owners.items()]
 
     def assign(self, worker: Any) -> None:
         """Give `worker`, about to be forked, the lowest slot that is free.
 
         Raises:
-            RuntimeError: there is none; the worker serves without metrics.
+            OSError: there is none, and no room for more; the worker serves without
+                metrics.
         """
-        for slot in range(self._board.layout.slots):
-            if slot not in self._owners:
-                break
-        else:
-            raise RuntimeError(f"all {self._board.layout.slots} slots are taken")
         self._spawning = worker
-        self._board.open_slot(slot, worker.age)
-        self._owners[slot] = worker
-        worker.assign_slot(self._board, slot)
+        board, slot = self._free_slot() or self._free_slot_on_new_board()
+        board.open_slot(slot, worker.age)
+        self._owners[board, slot] = worker
+        worker.assign_slot(board, slot)
+
+    def _free_slot_on_new_board(self) -> tuple[Board, int]:
+        self._add_slots()
+        return self._state.board, 0
+
+    def _free_slot(self) -> tuple[Board, int] | None:
+        """Return a slot in the buckets of the board in use that no generation shows."""
+        shown = {
+            reading.first_slot + worker.slot
+            for reading in self._state.relatives()
+            for worker in reading.workers
+        }
+        fitting = [
+            b for b in self._state.boards if b.layout.buckets == self._state.board.layout.buckets
+        ]
+        for board in fitting:
+            for slot in range(board.layout.slots):
+                is_shown = board.meta["first_slot"] + slot in shown
+                if (board, slot) not in self._owners and not is_shown:
+                    return board, slot
+        return None
 
     def spawned(self) -> None:
         """Note that the worker last assigned is among the arbiter's workers now."""
         self._spawning = None
 
-    def retire_missing(self, workers: Any) -> None:
+    def retire_missing(
+        self, workers: Iterable[Any], reason: Callable[[Any, list[float]], str]
+    ) -> None:
         """Fold the slot of every worker that is not among `workers` any more.
 
         By comparison, not on an event: Gunicorn calls no hook for a worker that
-        fails to boot. A call out of the handler of SIGCHLD into the middle of
-        another does nothing; the next turn of the loop finds what it left.
+        fails to boot.
+
+        Args:
+            reason: tells why one has exited, from its last words.
         """
-        if self._retiring:
-            return
-        self._retiring = True
-        try:
-            living = {id(worker) for worker in workers}
-            for slot, worker in self.owners():
-                if id(worker) not in living and worker is not self._spawning:
-                    self._board.retire_slot(slot)
-                    del self._owners[slot]
-        finally:
-            self._retiring = False
+        living = {id(worker) for worker in workers}
+        for board, slot, worker in self.owners():
+            if id(worker) not in living and worker is not self._spawning:
+                board.retire_slot(slot, reason(worker, board.gauges(slot)))
+                del self._owners[board, slot]
+                self._dead_pids.append(worker.pid)
+
+    def take_dead_pids(self) -> list[int]:
+        """Return the pids of the workers retired since this was last asked."""
+        taken, self._dead_pids = self._dead_pids, []
+        return taken
+
+    def unused_boards(self) -> list[Board]:
+        """Return the boards that no worker is on, but for the one in use."""
+        used = {board for board, _ in self._owners}
+        return [board for board in self._state.boards[:-1] if board not in used]
 
 
 def adopt(server: Arbiter) -> None:
@@ -332,5 +558,5 @@ def adopt(server: Arbiter) -> None:
         return
     server.__class__ = PrometheusArbiter
     arbiter = cast("PrometheusArbiter", server)
-    arbiter.apply_settings()
     arbiter.open()
+    arbiter.apply_settings()

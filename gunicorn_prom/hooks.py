@@ -12,10 +12,14 @@ import os
 import sys
 from typing import Any
 
+from gunicorn_prom.app_directory import announce
 from gunicorn_prom.arbiter import adopt
 from gunicorn_prom.settings import OWN_SETTINGS, add_own_settings, environment, name_of
 
 __all__ = ["on_starting"]
+
+# Here, for the configuration file may go on to import prometheus_client.
+announce()
 
 
 def on_starting(server: Any) -> None:

@@ -19,6 +19,7 @@ from gunicorn.config import Config
 from gunicorn.errors import ConfigError
 
 from gunicorn_prom import __version__, workers
+from gunicorn_prom.app_directory import announce
 from gunicorn_prom.arbiter import PrometheusArbiter
 from gunicorn_prom.errors import GunicornPromError, InvalidSettingError, UsageError, fail
 from gunicorn_prom.exporter.listener import listen
@@ -172,6 +173,7 @@ class Launcher(WSGIApplication, _Serving):
         self._given: set[str] = set()
         self._from_file: dict[str, Any] = {}
         self.metrics_listener: socket.socket | None = None
+        announce()
         super().__init__(USAGE, prog=PROGRAM)
 
     def load_default_config(self) -> None:

@@ -85,6 +85,43 @@ WORKERS = Family("gunicorn_workers", "gauge", "Workers that live, by state.", ("
 WORKERS_TARGET = Family(
     "gunicorn_workers_target", "gauge", "Workers that the master means to keep running."
 )
+SPAWNS = Family(
+    "gunicorn_worker_spawns_total",
+    "counter",
+    "Workers started: those that live and those that have exited.",
+)
+EXITS = Family(
+    "gunicorn_worker_exits_total",
+    "counter",
+    "Workers that have exited, by the reason, which is told from the wait status and from what "
+    "the master meant to do.",
+    ("reason",),
+)
+BOOT_SECONDS = Family(
+    "gunicorn_worker_boot_seconds",
+    "histogram",
+    "Time from the fork of a worker until it was ready, the import of the application included.",
+)
+RELOADS = Family("gunicorn_reloads_total", "counter", "Reloads begun (HUP).")
+SIGNALS = Family(
+    "gunicorn_signals_total", "counter", "Signals that the master was sent.", ("signal",)
+)
+START_TIME = Family(
+    "gunicorn_start_time_seconds",
+    "gauge",
+    "Unix time at which the newest master was started.",
+)
+RELOAD_SUCCESS = Family(
+    "gunicorn_config_reload_success_timestamp_seconds",
+    "gauge",
+    "Unix time at which the configuration was last read, at the start or by a reload.",
+)
+SERVER_UP = Family(
+    "gunicorn_prom_server_up",
+    "gauge",
+    "1 while the server is there; only where `export` serves several.",
+    ("server",),
+)
 SCRAPE_DURATION = Family(
     "gunicorn_prom_scrape_duration_seconds",
     "gauge",
@@ -231,6 +268,20 @@ ERROR_HANDLING = Family(
     "counter",
     "Errors that Gunicorn's handle_error was called for.",
     ("method", "endpoint", "error_type"),
+)
+
+RESTARTS = Family(
+    "gunicorn_worker_restart_total",
+    "counter",
+    "Workers that were told to go or had their max_requests, in their own words; see "
+    "gunicorn_worker_exits_total for all of them.",
+    ("reason",),
+)
+RESTART_COUNT = Family(
+    "gunicorn_worker_restart_count_total",
+    "counter",
+    "The same as gunicorn_worker_restart_total, also by whether the worker could finish its work.",
+    ("restart_type", "reason"),
 )
 
 FAMILIES = {value.name: value for value in list(globals().values()) if isinstance(value, Family)}

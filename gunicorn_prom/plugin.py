@@ -63,17 +63,24 @@ class PrometheusMixin(_Base):
     Attributes:
         worker_id: `worker_<age>_<start>`, unique while the master lives.
         start_time: Unix seconds at which the worker was made.
+        intent: in the master, why it has told the worker to go.
+        exit_status: in the master, what the kernel said of the worker's end.
     """
+
+    intent: str | None = None
+    exit_status: int | None = None
 
     _board: Board | None = None
     _slot_number = 0
     _slot: Slot | None = None
     _seam: WSGISeam | None = None
     _process: "psutil.Process | None" = None
+    _is_departing = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.start_time = time.time()
+        self._made = time.monotonic()
         self.worker_id = f"worker_{self.age}_{int(self.start_time)}"
         self._counted_by_ourselves = 0
 
@@ -137,8 +144,13 @@ class PrometheusMixin(_Base):
             self._seam.install(self)
         if self._slot is not None:
             self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
+            self._slot.observe_boot(time.monotonic() - self._made)
         self.update_worker_metrics()
-        super().run()
+        try:
+            super().run()
+        finally:
+            if self.nr >= self.max_requests:
+                self._note_departure("max_requests")
 
     def handle(self, *args: Any) -> Any:
         """Serve a connection, and count the request that was left without an answer."""
@@ -154,7 +166,7 @@ class PrometheusMixin(_Base):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note that the worker is to finish what it has and go."""
-        self._set_state(State.QUITTING)
+        self._note_departure("term")
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
@@ -164,6 +176,18 @@ class PrometheusMixin(_Base):
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """Note that the worker timed out."""
         self._generic_handle_abort(sig, frame)
+
+    def _note_departure(self, reason: str) -> None:
+        """Say on the scoreboard why the worker goes; what is said first is counted."""
+        if self._slot is None:
+            return
+        if not self._is_departing:
+            self._is_departing = True
+            self._slot.count_restart(reason)
+        if reason == "max_requests":
+            self._slot.set_gauge(Gauge.LEAVING, 1.0)
+        else:
+            self._set_state(State.ABORTING if reason == "abort" else State.QUITTING)
 
     def _set_state(self, state: int) -> None:
         if self._slot is not None:
@@ -251,12 +275,12 @@ class PrometheusMixin(_Base):
 
     def _generic_handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Note that the worker is to go at once, and do what Gunicorn does."""
-        self._set_state(State.QUITTING)
+        self._note_departure("quit")
         super().handle_quit(sig, frame)
 
     def _generic_handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """Note that the worker timed out, and do what Gunicorn does."""
-        self._set_state(State.ABORTING)
+        self._note_departure("abort")
         if self._seam is not None:
             self._seam.aborting = True
         super().handle_abort(sig, frame)

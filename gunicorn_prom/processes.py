@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-__all__ = ["ProcessFacts", "Processes"]
+__all__ = ["ProcessFacts", "Processes", "brief_facts", "pid_namespace"]
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 # In /proc/PID/stat, counted from the state, which follows the name in brackets.
-STATE, USER_TICKS, SYSTEM_TICKS, THREADS = 0, 11, 12, 17
+STATE, USER_TICKS, SYSTEM_TICKS, THREADS, RSS_PAGES = 0, 11, 12, 17, 21
 ZOMBIE = "Z"
 
 Value = TypeVar("Value")
@@ -37,7 +37,7 @@ class ProcessFacts(NamedTuple):
     rss_bytes: int | None
     pss_bytes: int | None
     cpu_seconds: float
-    cpu_percent: float
+    cpu_percent: float | None
     open_fds: int | None
     threads: int
     voluntary_switches: int | None
@@ -76,6 +76,25 @@ class Processes:
             facts.append(found)
         self._last = last
         return facts
+
+
+def brief_facts(pid: int) -> tuple[float, float, float]:
+    """Return CPU seconds, resident bytes and threads of a process, which one file tells.
+
+    Raises:
+        OSError: the process is gone, or /proc cannot be read.
+    """
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(stat[USER_TICKS]) + int(stat[SYSTEM_TICKS])
+    return ticks / TICKS_PER_SECOND, float(stat[RSS_PAGES]) * PAGE_BYTES, float(stat[THREADS])
+
+
+def pid_namespace() -> str:
+    """Return what tells this process's pids from those of other containers, "" if unknown."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _read(process: Path, since: float, cpu_seconds_then: float) -> ProcessFacts | None:

@@ -5,24 +5,31 @@ any number of readers. Storing a float through a memoryview is one 8-byte store,
 so a reader never sees half a number and a killed writer never leaves one
 (struct.pack_into would write zeros first).
 
-    header | master cells | heartbeats | bank 0 | bank 1 | slot 0 | slot 1 | ...
+    header | master: cells, counters | vitals | bank 0 | bank 1 | slot 0 | slot 1 | ...
 
 A slot belongs to one worker at a time: gauges first, then counters. A bank
-holds the counters of all workers that are gone, and for each slot the age of
-the last worker folded into it. A fold writes the bank that is not in use and
-then counts Master.BANK_SEQUENCE up by one; its lowest bit names the bank in
-use. That one store moves the counts, so every reader finds a worker either in
-its slot or in the bank, never in both and never in neither.
+holds the counters of all workers that are gone, for each slot the age of the
+last worker folded into it, and which other boards were folded into this one. A
+fold writes the bank that is not in use and then counts Master.BANK_SEQUENCE up
+by one; its lowest bit names the bank in use. That one store moves the counts, so
+every reader finds a worker either in its slot or in the bank, never in both and
+never in neither.
+
+Exits are counted by the same store, and a worker counts as started from the
+moment its slot has its age: so the workers started are those that have exited
+and those that have a slot, and no reading can find it otherwise.
 """
 
+import fcntl
 import itertools
 import json
+import math
 import mmap
 import operator
 import os
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gunicorn_prom.errors import StateError
@@ -30,9 +37,13 @@ from gunicorn_prom.keys import HTTP, TABLES, KeyFile, Table
 
 __all__ = [
     "ABORT_REASONS",
+    "BOOT_BOUNDS",
     "ERROR_PLACES",
+    "EXIT_REASONS",
     "GC_GENERATIONS",
     "LANES",
+    "RESTARTS",
+    "SIGNALS",
     "SIZE_BOUNDS",
     "Board",
     "Columns",
@@ -41,11 +52,12 @@ __all__ = [
     "Master",
     "Reading",
     "State",
+    "Vital",
     "WorkerReading",
     "busy_seconds",
 ]
 
-MAGIC = b"GPROM001"
+MAGIC = b"GPROM002"
 META_OFFSET = len(MAGIC)
 HEADER_BYTES = 4096
 CELL_BYTES = 8
@@ -55,8 +67,54 @@ PAGE_CELLS = HEADER_BYTES // CELL_BYTES
 SIZE_BOUNDS = tuple(float(4**power) for power in range(4, 14))
 
 ABORT_REASONS = ("client_disconnect", "no_response", "timeout", "error")
-ERROR_PLACES = ("request", "keys", "slots", "master", "collector", "processes", "server")
+ERROR_PLACES = (
+    "request",
+    "keys",
+    "slots",
+    "state",
+    "ledger",
+    "master",
+    "reload",
+    "collector",
+    "processes",
+    "server",
+    "web_config",
+    "app_metrics",
+)
 GC_GENERATIONS = ("0", "1", "2")
+
+# Seconds from the fork to the readiness of a worker.
+BOOT_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+EXIT_REASONS = (
+    "max_requests",
+    "memory",
+    "timeout",
+    "oom",
+    "signal",
+    "reload",
+    "scale_down",
+    "shutdown",
+    "boot_error",
+    "app_load_error",
+    "error",
+    "exit",
+)
+
+# How a worker was told to go, in its own words: restart type and reason.
+RESTARTS = (
+    ("graceful", "quit"),
+    ("forced", "abort"),
+    ("graceful", "term"),
+    ("graceful", "max_requests"),
+)
+
+# What Gunicorn's master understands.
+SIGNALS = ("HUP", "QUIT", "INT", "TERM", "TTIN", "TTOU", "USR1", "USR2", "WINCH")
+
+# How many boards that were folded into a board are remembered. One would do: by the
+# time the next is folded, the files of the last are gone.
+INHERITED = 16
 
 # How many requests of one worker have a cell for the time they began. Those
 # beyond are counted all the same, only not looked at for the oldest.
@@ -65,9 +123,12 @@ LANES = 256
 # A reader that met a fold starts again; folds are far rarer than this.
 MAX_READ_ATTEMPTS = 100
 
+# Exact in a float up to 272 years.
+TICKS_PER_SECOND = 2.0**20
+
 
 class Master:
-    """The cells of the master, by index. Times are CLOCK_MONOTONIC seconds."""
+    """The cells of the master, by index. Times are CLOCK_MONOTONIC seconds if not said."""
 
     HEARTBEAT = 0
     GRACE_UNTIL = 1  # a reload or stop is under way: the heartbeat may pause until then
@@ -76,8 +137,20 @@ class Master:
     WORKER_CLASS = 4  # row in keys.WORKER_CLASSES
     BANK_SEQUENCE = 5
     SLOTS_OPENED = 6  # slots from here on have never had a worker
-    ERRORS = 7  # one cell for each of ERROR_PLACES
-    CELLS = PAGE_CELLS
+    START_TIME = 7  # Unix seconds
+    RELOAD_TIME = 8  # Unix seconds at which the configuration was last read
+    SERVER_ERRORS = 9  # the metrics server's: one cell for each of ERROR_PLACES
+    CELLS = SERVER_ERRORS + len(ERROR_PLACES)
+
+
+class Vital:
+    """What the master writes of each worker, by index, for who cannot see its process."""
+
+    HEARTBEAT = 0  # CLOCK_MONOTONIC seconds
+    CPU_SECONDS = 1
+    RSS_BYTES = 2
+    THREADS = 3
+    CELLS = 4
 
 
 class Gauge:
@@ -90,7 +163,8 @@ class Gauge:
     STATE = 4
     CAPACITY = 5
     BEYOND_LANES = 6  # requests in progress that found no lane
-    FIRST_LANE = 7  # CLOCK_MONOTONIC seconds at which a request began, 0: none
+    LEAVING = 7  # 1: it goes because it has had its max_requests
+    FIRST_LANE = 8  # CLOCK_MONOTONIC seconds at which a request began, 0: none
     CELLS = FIRST_LANE + LANES
 
 
@@ -121,9 +195,11 @@ class Layout:
         self.slots = slots
         self._place_counters()
         self.master = HEADER_BYTES // CELL_BYTES
-        self.heartbeats = self.master + Master.CELLS
-        self.bank_stride = slots + self.counters
-        self.bank = self.heartbeats + slots
+        self.master_counters = self.master + Master.CELLS
+        self.vitals = self.master_counters + self.fixed_counters
+        self.bank_head = slots + INHERITED
+        self.bank_stride = self.bank_head + self.counters
+        self.bank = _round_up(self.vitals + slots * Vital.CELLS)
         self.slot_stride = _round_up(Gauge.CELLS + self.counters)
         self.slot = _round_up(self.bank + 2 * self.bank_stride)
         self.size_bytes = (self.slot + slots * self.slot_stride) * CELL_BYTES
@@ -135,6 +211,11 @@ class Layout:
         self.errors = place.take(len(ERROR_PLACES))
         self.gc_collections = place.take(len(GC_GENERATIONS))
         self.gc_pause_seconds = place.take(len(GC_GENERATIONS))
+        self.boot_seconds = place.take(len(BOOT_BOUNDS) + 2)
+        self.restarts = place.take(len(RESTARTS))
+        self.exits = place.take(len(EXIT_REASONS))
+        self.signals = place.take(len(SIGNALS))
+        self.reloads = place.take(1)
         self.request_size = place.take(len(SIZE_BOUNDS) + 2)
         self.response_size = place.take(len(SIZE_BOUNDS) + 2)
         self.overflow = {table.name: place.take(1) for table in TABLES}
@@ -173,6 +254,11 @@ def _round_up(cells: int) -> int:
 class Columns:
     """The counters in use: all that are fixed, and of each table the rows with a key.
 
+    Seconds are taken to the microsecond below, a power of two. Sums of such numbers are
+    exact in any order, so a total does not fall by its last digit when a worker that
+    was added as the fifth is added as the first: Prometheus would take that for a
+    restart.
+
     Attributes:
         keys: for each table the keys of its rows, from row 0.
         tables: where row 0 of each table lies in what `take` returns. Counters
@@ -191,12 +277,21 @@ class Columns:
             self.segments.append((start, start + cells))
             self.tables[table.name] = end
             end += cells
+        width = layout.width(HTTP)
+        first = self.tables[HTTP.name]
+        rows = len(self.keys[HTTP.name])
+        self._seconds = [
+            layout.boot_seconds + len(BOOT_BOUNDS) + 1,
+            *range(first + width - 1, first + rows * width, width),
+        ]
 
     def take(self, cells: "memoryview[float]", start: int) -> list[float]:
         """Return the counters in use of the slot or bank whose first one is at `start`."""
         values: list[float] = []
         for first, end in self.segments:
             values += cells[start + first : start + end].tolist()
+        for index in self._seconds:
+            values[index] = math.floor(values[index] * TICKS_PER_SECOND) / TICKS_PER_SECOND
         return values
 
 
@@ -206,13 +301,13 @@ class WorkerReading(NamedTuple):
     Attributes:
         gauges: the cells of `Gauge`.
         counters: as in `Reading.columns`.
-        heartbeat: CLOCK_MONOTONIC seconds, 0 before the first.
+        vitals: the cells of `Vital`, 0 where nothing is known so far.
     """
 
     slot: int
     gauges: list[float]
     counters: list[float]
-    heartbeat: float
+    vitals: list[float]
 
     @property
     def lanes(self) -> list[float]:
@@ -238,8 +333,10 @@ class Reading(NamedTuple):
         time: CLOCK_MONOTONIC seconds of the moment.
         master: the cells of `Master`.
         columns: where which counter lies in the lists below.
-        totals: counters of all workers, gone and living.
+        totals: counters of the master and of all workers, gone and living.
         workers: those that live, by slot.
+        inherited: numbers of the boards whose counts are in the totals.
+        first_slot: what the label of slot 0 is.
     """
 
     time: float
@@ -247,14 +344,20 @@ class Reading(NamedTuple):
     columns: Columns
     totals: list[float]
     workers: list[WorkerReading]
+    inherited: list[float]
+    first_slot: int
 
 
 class Board:
-    """The scoreboard of one master generation.
+    """A scoreboard: of one master, which may have several.
 
     Args:
-        board_fd: the file of cells; it stays open.
+        board_fd: the file of cells, open for reading by who only reads.
         keys_fd: the file of labels, open for appending where rows are added.
+
+    Attributes:
+        number: tells boards apart, also those that are gone.
+        meta: what does not change while the board lives, see `format`.
 
     Raises:
         StateError: the file is not a board of this version.
@@ -272,7 +375,12 @@ class Board:
         self.layout = Layout(self.meta["buckets"], self.meta["slots"])
         if self.layout.size_bytes != size:
             raise StateError("the scoreboard was laid out by another version")
-        self.cells: memoryview[float] = memoryview(mmap.mmap(board_fd, size)).cast("d")
+        self.number: float = self.meta["number"]
+        is_writable = fcntl.fcntl(board_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
+        self.cells: memoryview[float] = memoryview(mmap.mmap(board_fd, size, access=access)).cast(
+            "d"
+        )
         self.keys = KeyFile(keys_fd)
 
     @staticmethod
@@ -282,8 +390,8 @@ class Board:
         The space is claimed now: on a full tmpfs a later store would be a SIGBUS.
 
         Args:
-            meta: JSON values that do not change while the master lives; `buckets`
-                and `slots` (see `Layout`) among them.
+            meta: JSON values that do not change while the board lives; `number`,
+                `buckets` and `slots` (see `Layout`) among them.
 
         Raises:
             OSError: there is no room.
@@ -292,17 +400,37 @@ class Board:
         os.pwrite(board_fd, json.dumps(meta).encode(), META_OFFSET)
         os.pwrite(board_fd, MAGIC, 0)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether this process may write to it."""
+        return not self.cells.readonly
+
+    def close(self) -> None:
+        """Let go of the files, in a process that has opened the board only to read it."""
+        os.close(self.board_fd)
+        os.close(self.keys_fd)
+        self.cells.release()
+
     def set_master(self, cell: int, value: float) -> None:
         """Write a cell of `Master`, in the master."""
         self.cells[self.layout.master + cell] = value
 
-    def set_heartbeat(self, slot: int, monotonic_s: float) -> None:
-        """Write when the worker in `slot` was last heard of, in the master."""
-        self.cells[self.layout.heartbeats + slot] = monotonic_s
+    def set_vital(self, slot: int, vital: int, value: float) -> None:
+        """Write a cell of `Vital` of the worker in `slot`, in the master."""
+        self.cells[self.layout.vitals + slot * Vital.CELLS + vital] = value
+
+    def count(self, counter: int) -> None:
+        """Count one of what happens to the master, at an offset of `Layout`, in the master."""
+        self.cells[self.layout.master_counters + counter] += 1.0
 
     def count_master_error(self, place: str) -> None:
         """Count a failure of the master in one of ERROR_PLACES."""
-        self.cells[self.layout.master + Master.ERRORS + ERROR_PLACES.index(place)] += 1.0
+        self.count(self.layout.errors + ERROR_PLACES.index(place))
+
+    def count_server_error(self, place: str) -> None:
+        """Count a failure of the metrics server in one of ERROR_PLACES, in that server."""
+        first = self.layout.master + Master.SERVER_ERRORS
+        self.cells[first + ERROR_PLACES.index(place)] += 1.0
 
     def open_slot(self, slot: int, age: int) -> None:
         """Give `slot`, whose last worker was folded, to the worker of `age`.
@@ -311,23 +439,31 @@ class Board:
         """
         start = self.layout.slot_at(slot)
         rest = self.layout.slot_stride - 1
-        self.set_heartbeat(slot, 0.0)
+        for vital in range(Vital.CELLS):
+            self.set_vital(slot, vital, 0.0)
         self.cells[start + 1 : start + 1 + rest] = array("d", bytes(rest * CELL_BYTES))
         opened = self.layout.master + Master.SLOTS_OPENED
         self.cells[opened] = max(self.cells[opened], slot + 1.0)
         self.cells[start + Gauge.AGE] = float(age)
 
-    def retire_slot(self, slot: int) -> None:
+    def gauges(self, slot: int) -> list[float]:
+        """Return the cells of `Gauge` of `slot`."""
+        start = self.layout.slot_at(slot)
+        return _floats(self.cells[start : start + Gauge.CELLS])
+
+    def retire_slot(self, slot: int, reason: str) -> None:
         """Fold the counters of the dead worker in `slot` into the totals, once.
 
         What it was working on when it died got no answer, or no whole one.
 
         Runs in the master. Killed anywhere before the last store it leaves the
         bank in use as it was, and the worker in its slot.
+
+        Args:
+            reason: one of EXIT_REASONS.
         """
         layout, cells = self.layout, self.cells
-        sequence = int(cells[layout.master + Master.BANK_SEQUENCE])
-        used, spare = layout.bank_at(sequence), layout.bank_at(sequence + 1)
+        used, spare = self._banks()
         start = layout.slot_at(slot)
         age = cells[start + Gauge.AGE]
         if cells[used + slot] >= age:
@@ -337,13 +473,57 @@ class Board:
         columns = Columns(layout, self.keys)
         dead = columns.take(cells, start + Gauge.CELLS)
         dead[layout.busy_seconds] = busy_seconds(dead[layout.busy_seconds], time.monotonic())
-        lost = requests_in_progress(_floats(cells[start : start + Gauge.CELLS]))
+        lost = requests_in_progress(self.gauges(slot))
         dead[layout.aborted + ABORT_REASONS.index("no_response")] += lost
-        totals = map(operator.add, columns.take(cells, used + layout.slots), dead)
+        dead[layout.exits + EXIT_REASONS.index(reason)] += 1.0
+        totals = map(operator.add, columns.take(cells, used + layout.bank_head), dead)
         for first, end in columns.segments:
-            at = spare + layout.slots
+            at = spare + layout.bank_head
             cells[at + first : at + end] = array("d", itertools.islice(totals, end - first))
-        self.set_master(Master.BANK_SEQUENCE, float(sequence + 1))
+        self._use_spare_bank()
+
+    def inherit(
+        self,
+        numbers: Sequence[float],
+        fixed: Sequence[float],
+        rows: Iterable[tuple[Table, tuple[str, ...], Sequence[float]]],
+    ) -> None:
+        """Take over the counts of boards that nobody writes to any more, once.
+
+        Runs in the master. Killed anywhere before the last store it leaves the bank
+        in use as it was.
+
+        Args:
+            numbers: those of the boards.
+            fixed: the counters that are in no table, as `Layout` has them.
+            rows: the cells of every row of every table, in this board's width.
+
+        Raises:
+            OSError: the label file cannot be extended.
+        """
+        layout, cells = self.layout, self.cells
+        used, spare = self._banks()
+        cells[spare : spare + layout.bank_stride] = cells[used : used + layout.bank_stride]
+        ring = spare + layout.slots
+        remembered = [*numbers, *_floats(cells[ring : ring + INHERITED])]
+        cells[ring : ring + INHERITED] = array("d", remembered[:INHERITED])
+        counters = spare + layout.bank_head
+        for offset, value in enumerate(fixed):
+            cells[counters + offset] += value
+        for table, key, values in rows:
+            row = self.keys.row(table, key)
+            first = counters + layout.tables[table.name] + row * layout.width(table)
+            for offset, value in enumerate(values):
+                cells[first + offset] += value
+        self._use_spare_bank()
+
+    def _banks(self) -> tuple[int, int]:
+        """Return where the bank in use and the other one begin."""
+        sequence = int(self.cells[self.layout.master + Master.BANK_SEQUENCE])
+        return self.layout.bank_at(sequence), self.layout.bank_at(sequence + 1)
+
+    def _use_spare_bank(self) -> None:
+        self.cells[self.layout.master + Master.BANK_SEQUENCE] += 1.0
 
     def read(self) -> Reading:
         """Return everything as it stood at one moment, in any process."""
@@ -365,22 +545,33 @@ class Board:
             for slot, folded_age in enumerate(cells[bank : bank + opened].tolist())
             if cells[layout.slot_at(slot) + Gauge.AGE] > folded_age
         ]
-        counters = [columns.take(cells, bank + layout.slots), *(w.counters for w in workers)]
+        counters = [columns.take(cells, bank + layout.bank_head), *(w.counters for w in workers)]
+        totals = [sum(column) for column in zip(*counters, strict=True)]
+        masters = layout.master_counters
+        for offset, value in enumerate(cells[masters : masters + layout.fixed_counters]):
+            totals[offset] += value
+        server_errors = layout.master + Master.SERVER_ERRORS
+        for place, count in enumerate(cells[server_errors : server_errors + len(ERROR_PLACES)]):
+            totals[layout.errors + place] += count
+        ring = bank + layout.slots
         return Reading(
             time=time.monotonic(),
             master=_floats(cells[layout.master : layout.master + Master.CELLS]),
             columns=columns,
-            totals=[sum(column) for column in zip(*counters, strict=True)],
+            totals=totals,
             workers=workers,
+            inherited=[number for number in cells[ring : ring + INHERITED] if number],
+            first_slot=self.meta["first_slot"],
         )
 
     def _read_worker(self, slot: int, columns: Columns) -> WorkerReading:
         start = self.layout.slot_at(slot)
+        vitals = self.layout.vitals + slot * Vital.CELLS
         return WorkerReading(
             slot=slot,
-            gauges=_floats(self.cells[start : start + Gauge.CELLS]),
+            gauges=self.gauges(slot),
             counters=columns.take(self.cells, start + Gauge.CELLS),
-            heartbeat=self.cells[self.layout.heartbeats + slot],
+            vitals=_floats(self.cells[vitals : vitals + Vital.CELLS]),
         )
 
 

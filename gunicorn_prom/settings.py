@@ -5,6 +5,7 @@ in a configuration file, in GUNICORN_CMD_ARGS and on the command line, and
 `environment()` names the variable of each.
 """
 
+import argparse
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -180,6 +181,36 @@ class MetricsBuckets(config.Setting):
         """
 
 
+class MetricsWebConfig(config.Setting):
+    name = "metrics_web_config"
+    section = SECTION
+    cli = ["--metrics-web-config"]  # noqa: RUF012  # as Gunicorn declares its own
+    meta = "FILE"
+    validator = config.validate_string
+    default = None
+    desc = """\
+        TLS and passwords of the metrics server, as a web configuration file.
+
+        The file is that of Prometheus's own exporters (exporter-toolkit). It and what it
+        names are read again when they change. Needs `pip install 'gunicorn-prom[auth]'`.
+        """
+
+
+class AppMetrics(config.Setting):
+    name = "app_metrics"
+    section = SECTION
+    cli = ["--app-metrics"]  # noqa: RUF012  # as Gunicorn declares its own
+    validator = config.validate_bool
+    action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
+    default = True
+    desc = """\
+        Serve the application's own prometheus_client metrics on the same endpoint.
+
+        PROMETHEUS_MULTIPROC_DIR is set to a fresh directory for it, unless it is set
+        already. `--no-app-metrics` leaves the application alone.
+        """
+
+
 OWN_SETTINGS: tuple[type[config.Setting], ...] = (
     WorkerType,
     MetricsBind,
@@ -187,6 +218,8 @@ OWN_SETTINGS: tuple[type[config.Setting], ...] = (
     MetricsServer,
     MetricsStateDir,
     MetricsBuckets,
+    MetricsWebConfig,
+    AppMetrics,
 )
 
 

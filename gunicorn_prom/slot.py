@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gunicorn_prom.keys import EXCEPTIONS, FAILED_REQUESTS, HTTP, OTHER, OVERFLOW_ROW, Table
-from gunicorn_prom.scoreboard import ERROR_PLACES, Board, Gauge
+from gunicorn_prom.scoreboard import BOOT_BOUNDS, ERROR_PLACES, RESTARTS, Board, Gauge
 
 __all__ = ["Slot"]
 
@@ -96,6 +96,19 @@ class Slot:
             bucket = row + bisect_left(self.layout.buckets, elapsed_s)
             self.cells[bucket] += 1.0
             self.cells[row + len(self.layout.buckets) + 1] += elapsed_s
+
+    def observe_boot(self, elapsed_s: float) -> None:
+        """Count that the worker has booted."""
+        first = self.counters + self.layout.boot_seconds
+        bucket = first + bisect_left(BOOT_BOUNDS, elapsed_s)
+        self.cells[bucket] += 1.0
+        self.cells[first + len(BOOT_BOUNDS) + 1] += elapsed_s
+
+    def count_restart(self, reason: str) -> None:
+        """Count that the worker goes, for one of the reasons in RESTARTS."""
+        reasons = [known for _, known in RESTARTS]
+        index = self.counters + self.layout.restarts + reasons.index(reason)
+        self.cells[index] += 1.0
 
     def report(self, place: str, error: BaseException) -> None:
         """Count a failure of our own in one of ERROR_PLACES; log the first of each."""

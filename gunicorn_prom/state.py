@@ -1,11 +1,18 @@
-"""The state directory: where the scoreboards of the running masters lie.
+"""The state directory: where the scoreboards of the running servers lie.
 
-    ROOT/gunicorn-prom.PID.TIME/board    the cells
-    ROOT/gunicorn-prom.PID.TIME/keys     the labels
+    ROOT/gunicorn-prom.PID.TIME/board.NUMBER    the cells
+    ROOT/gunicorn-prom.PID.TIME/keys.NUMBER     the labels of that board
+    ROOT/gunicorn-prom.PID.TIME/app             the application's own metrics, or a link
 
-A master holds a lock (flock) on its directory for as long as it lives. What
-nobody holds is left over from a master that was killed, and the next start
-removes it. A pid alone would prove nothing: it may be another process by then.
+A server keeps its directory through all its generations: the master that replaces
+another (USR2) puts its board beside that of the old one, and whoever reads the
+directory adds them up.
+
+A board is locked (flock) by the master and by its workers, who inherit the open file.
+So it is held until the last process that may write to it has gone, however that came,
+and a pid proves nothing. A board that nobody holds is folded into that of the
+generation that lives, and removed. When the last master ends, or is found to have been
+killed at the next start, the directory goes.
 """
 
 import fcntl
@@ -15,19 +22,36 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gunicorn_prom.errors import StateError
-from gunicorn_prom.scoreboard import Board
+from gunicorn_prom.scoreboard import Board, Reading
+from gunicorn_prom.totals import Totals
 
-__all__ = ["State", "default_root", "make_root"]
+__all__ = [
+    "State",
+    "board_files",
+    "default_root",
+    "is_held",
+    "load_board",
+    "make_root",
+    "servers",
+    "unusable",
+]
 
 PREFIX = "gunicorn-prom"
 NAME = re.compile(rf"{PREFIX}\.\d+\.\d+")
 BOARD = "board"
 KEYS = "keys"
+APP = "app"
 HINT = "choose another with --metrics-state-dir, best on tmpfs (in Kubernetes: an emptyDir)"
+
+# The directory of the server, and a descriptor of a board in it which keeps that held
+# until the next generation has its own.
+HANDED_OVER = "GUNICORN_PROM_STATE"
 
 
 def default_root() -> Path:
@@ -48,23 +72,24 @@ def _is_ours(path: Path) -> bool:
 
 
 class State:
-    """The directory of one master and the board in it.
+    """The directory of a server, in one of its masters.
 
     Attributes:
         path: the directory, which may vanish while everything goes on: the
             files stay open.
+        boards: this master's. Workers get their slots on the last ones; on the
+            earlier ones there may still be some.
     """
 
-    def __init__(self, path: Path, lock_fd: int, board: Board) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.board = board
-        self._lock_fd: int | None = lock_fd
+        self.boards: list[Board] = []
 
     @classmethod
     def create(cls, root: Path | None, meta: dict[str, Any]) -> "State":
-        """Sweep `root` of the stale and make a directory with a board in it.
+        """Make a directory with a board in it, or put the board into that of the last generation.
 
-        Runs in the master, after it has become a daemon.
+        Runs in the master, after it has become a daemon. Sweeps `root` of the stale.
 
         Args:
             root: a directory that may hold other things too, None: `default_root()`.
@@ -73,50 +98,274 @@ class State:
         Raises:
             StateError: the directory is not ours, not writable, or full.
         """
+        handed_over = os.environ.pop(HANDED_OVER, None)
+        if handed_over is not None:
+            return cls._join(handed_over, meta)
         root = make_root(root)
         try:
             sweep(root)
-            path, lock_fd = _make_locked(root)
+            path, directory_fd = _make_directory(root)
             try:
-                return cls(path, lock_fd, _make_board(path, meta))
+                state = cls(path)
+                state.add_board(meta)
+                return state
             except OSError:
                 shutil.rmtree(path, ignore_errors=True)
-                os.close(lock_fd)
                 raise
+            finally:
+                os.close(directory_fd)
         except OSError as error:
-            raise _unusable(root, error) from error
+            raise unusable(root, error) from error
 
-    def close_in_child(self) -> None:
-        """Let go of the lock in a forked child, where it is not ours to hold."""
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+    @classmethod
+    def _join(cls, handed_over: str, meta: dict[str, Any]) -> "State":
+        descriptor, _, path = handed_over.partition(":")
+        state = cls(Path(path))
+        try:
+            state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            state.add_board(meta)
+        except OSError as error:
+            raise unusable(state.path, error) from error
+        finally:
+            os.close(int(descriptor))
+        return state
 
-    def remove(self) -> None:
-        """Delete the directory at the end of the master's life."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.close_in_child()
+    @property
+    def board(self) -> Board:
+        """The board in use."""
+        return self.boards[-1]
+
+    @property
+    def app_directory(self) -> Path:
+        """Where readers look for the application's own metrics."""
+        return self.path / APP
+
+    def add_board(self, meta: dict[str, Any]) -> Board:
+        """Make a board and use it from now on.
+
+        Raises:
+            OSError: there is no room, or no directory any more.
+        """
+        number = time.time_ns() // 1000  # a float holds microseconds exactly
+        paths = [self.path / f"{name}.{number}" for name in (BOARD, KEYS)]
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptors: list[int] = []
+        try:
+            descriptors += [os.open(paths[0], flags, 0o600)]
+            fcntl.flock(descriptors[0], fcntl.LOCK_EX)
+            descriptors += [os.open(paths[1], flags | os.O_APPEND, 0o600)]
+            Board.format(descriptors[0], {**meta, "number": number})
+            board = Board(descriptors[0], descriptors[1])
+        except OSError:
+            for path in paths[: len(descriptors)]:
+                path.unlink(missing_ok=True)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        self.boards.append(board)
+        return board
+
+    def pass_on(self, environ: dict[str, str]) -> None:
+        """Tell the next generation, about to be executed in this child, of the directory."""
+        os.set_inheritable(self.board.board_fd, True)
+        environ[HANDED_OVER] = f"{self.board.board_fd}:{self.path}"
+
+    def relatives(self) -> list[Reading]:
+        """Return what the boards of other generations tell that somebody still holds."""
+        readings = []
+        for number, path in self._others():
+            with suppress(FileNotFoundError, StateError), open_board(path, number) as board:
+                if is_held(board.board_fd):
+                    readings.append(board.read())
+        return readings
+
+    def fold_the_dead(self) -> None:
+        """Fold the boards that nobody holds any more into the one in use, and remove them.
+
+        A board that another version has laid out stays until the directory goes.
+        Killed in the middle it leaves a board that is in the totals of the one in use
+        but not removed yet; readers see that by its number.
+
+        Raises:
+            OSError: the label file cannot be extended.
+        """
+        for number, path in self._others():
+            with suppress(FileNotFoundError, StateError), open_board(path, number) as board:
+                if not _lock(board.board_fd) or not path.exists():
+                    continue
+                if number not in self._inherited():
+                    self._inherit([number], board.read(), is_live=False)
+                _remove_board(path, number)
+
+    def fold_unused(self, board: Board) -> None:
+        """Fold a board of this master on which no worker is left into the one in use.
+
+        Raises:
+            OSError: the label file cannot be extended.
+        """
+        self._inherit([board.number], board.read(), is_live=True)
+        self.boards.remove(board)
+        _remove_board(self.path / f"{BOARD}.{board.number}", board.number)
+        board.close()
+
+    def _inherit(self, numbers: list[float], reading: Reading, *, is_live: bool) -> None:
+        totals = Totals(self.board.layout.buckets)
+        totals.add(reading, is_live=is_live)
+        self.board.inherit([*numbers, *reading.inherited], totals.fixed, totals.rows())
+
+    def _inherited(self) -> set[float]:
+        """Return the numbers of all boards that are in the totals of another one."""
+        numbers = {number for board in self.boards for number in board.read().inherited}
+        for number, path in self._others():
+            with suppress(FileNotFoundError, StateError), open_board(path, number) as board:
+                numbers.update(board.read().inherited)
+        return numbers
+
+    def _others(self) -> list[tuple[int, Path]]:
+        ours = {board.number for board in self.boards}
+        return [(n, path) for n, path in board_files(self.path) if n not in ours]
+
+    def close(self) -> None:
+        """Leave the directory at the end of the master's life.
+
+        The last one removes it. Where another generation lives, that one finds the
+        board that nobody holds and folds it.
+        """
+        for board in self.boards:
+            # Who has been killed may take a moment to be gone, and would hold it.
+            fcntl.flock(board.board_fd, fcntl.LOCK_UN)
+        if not _has_holder(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def board_files(directory: Path) -> list[tuple[int, Path]]:
+    """Return number and path of every board in the directory of a server, oldest first.
+
+    An unreadable or missing directory has none.
+    """
+    found = []
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            kind, _, number = name.partition(".")
+            if kind == BOARD and number.isdecimal():
+                found.append((int(number), directory / name))
+    return sorted(found)
+
+
+@contextmanager
+def open_board(path: Path, number: int, mode: int = os.O_RDONLY) -> Iterator[Board]:
+    """Open a board of another process for the time of a block.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        StateError: it was laid out by another version, or is being made.
+    """
+    board = load_board(path, number, mode)
+    try:
+        yield board
+    finally:
+        board.close()
+
+
+def load_board(path: Path, number: int, mode: int = os.O_RDONLY) -> Board:
+    """Open a board of another process, see `open_board`; the caller closes it."""
+    board_fd = os.open(path, mode | os.O_CLOEXEC)
+    try:
+        keys_fd = os.open(path.with_name(f"{KEYS}.{number}"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        os.close(board_fd)
+        raise
+    try:
+        return Board(board_fd, keys_fd)
+    except Exception:
+        os.close(board_fd)
+        os.close(keys_fd)
+        raise
+
+
+def is_held(board_fd: int) -> bool:
+    """Tell whether another open file than `board_fd` holds the board: its processes live."""
+    try:
+        fcntl.flock(board_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(board_fd, fcntl.LOCK_UN)
+    return False
+
+
+def servers(root: Path) -> list[Path]:
+    """Return the directories of servers in the state directory `root`, held or not.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    return sorted(path for path in root.iterdir() if NAME.fullmatch(path.name))
+
+
+def _is_held_file(path: Path) -> bool:
+    try:
+        board_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return is_held(board_fd)
+    finally:
+        os.close(board_fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_board(path: Path, number: float) -> None:
+    # The labels last: a board without them could not be read.
+    path.unlink(missing_ok=True)
+    path.with_name(f"{KEYS}.{number:.0f}").unlink(missing_ok=True)
 
 
 def sweep(root: Path) -> None:
-    """Remove the directories in `root` that a master made and no master holds."""
-    for path in root.iterdir():
-        if NAME.fullmatch(path.name) and _is_ours(path):
-            _remove_unless_held(path)
+    """Remove the directories of servers in `root` of which no process is left."""
+    for path in servers(root):
+        if not _is_ours(path):
+            continue
+        with suppress(FileNotFoundError), _opened_directory(path) as directory_fd:
+            # Who makes a server holds its directory until there is a board in it.
+            is_being_made = not _lock(directory_fd)
+            if not is_being_made and not _has_holder(path):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_unless_held(path: Path) -> None:
+def _has_holder(path: Path) -> bool:
+    return any(_is_held_file(board) for _, board in board_files(path))
+
+
+@contextmanager
+def _opened_directory(path: Path) -> Iterator[int]:
+    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # another start has swept it
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
-    except BlockingIOError:
-        pass
+        yield directory_fd
     finally:
-        os.close(lock_fd)
+        os.close(directory_fd)
+
+
+def _make_directory(root: Path) -> tuple[Path, int]:
+    """Make the directory of a server; return it with a descriptor that holds it."""
+    while True:
+        path = root / f"{PREFIX}.{os.getpid()}.{time.time_ns()}"
+        path.mkdir(mode=0o700)
+        try:
+            directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(directory_fd, fcntl.LOCK_EX)
+        # Another start may have swept the directory before we held it.
+        if path.exists():
+            return path, directory_fd
+        os.close(directory_fd)
 
 
 def make_root(root: Path | None) -> Path:
@@ -134,32 +383,10 @@ def make_root(root: Path | None) -> Path:
         os.rmdir(tempfile.mkdtemp(prefix=f"{PREFIX}-probe-", dir=chosen))
         return chosen.resolve()
     except OSError as error:
-        raise _unusable(chosen, error) from error
+        raise unusable(chosen, error) from error
 
 
-def _unusable(root: Path, error: OSError) -> StateError:
+def unusable(root: Path, error: OSError) -> StateError:
+    """Return what to tell a user whose state directory failed with `error`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return StateError(f"cannot use the state directory {root}: {reason}", HINT)
-
-
-def _make_locked(root: Path) -> tuple[Path, int]:
-    while True:
-        path = root / f"{PREFIX}.{os.getpid()}.{time.time_ns()}"
-        path.mkdir(mode=0o700)
-        try:
-            lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        fcntl.flock(lock_fd, fcntl.LOCK_EX)
-        # Another start may have swept the directory before we had the lock.
-        if path.exists():
-            return path, lock_fd
-        os.close(lock_fd)
-
-
-def _make_board(path: Path, meta: dict[str, Any]) -> Board:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    board_fd = os.open(path / BOARD, flags, 0o600)
-    keys_fd = os.open(path / KEYS, flags | os.O_APPEND, 0o600)
-    Board.format(board_fd, meta)
-    return Board(board_fd, keys_fd)

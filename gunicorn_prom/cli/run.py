@@ -28,7 +28,7 @@ def run(context: typer.Context, **_shown: Any) -> NoReturn:
 def _parameter(setting: Any) -> inspect.Parameter:
     """Return the parameter through which Typer shows `setting` on the help page."""
     is_ours = setting.name in OWN_NAMES
-    is_flag = setting.action in ("store_true", "store_false")
+    is_flag = setting.action not in (None, "store", "append")
     option = typer.Option(
         *setting.cli,
         help=setting.short,

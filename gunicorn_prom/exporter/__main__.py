@@ -2,8 +2,9 @@
 
     python -m gunicorn_prom.exporter OPTIONS
 
-with OPTIONS in JSON: `path`, and `descriptors` of the listening socket, the
-lifeline (see `Server`), the scoreboard and its labels.
+with OPTIONS in JSON: the `path` of the metrics, the `directory` of the server (see
+`State`), and the `descriptors` of the listening socket, the lifeline (see `Server`), the
+scoreboard and its labels.
 """
 
 import json
@@ -11,9 +12,11 @@ import logging
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from gunicorn_prom.exporter.endpoint import Endpoint
 from gunicorn_prom.exporter.server import Server
+from gunicorn_prom.reader import ServerReader
 from gunicorn_prom.scoreboard import Board
 
 
@@ -29,7 +32,8 @@ def main(options: str) -> None:
     log.addHandler(logging.StreamHandler())
     listener = socket.socket(fileno=listener_fd)
     listener.setblocking(False)
-    endpoint = Endpoint(Board(board_fd, keys_fd), given["path"], log)
+    reader = ServerReader(Path(given["directory"]), [Board(board_fd, keys_fd)])
+    endpoint = Endpoint({"": reader}, given["path"], log)
     Server(listener, endpoint.respond, log, lifeline).serve()
 
 

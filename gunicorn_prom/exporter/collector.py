@@ -1,10 +1,13 @@
-"""From the scoreboard to families of metrics."""
+"""From the scoreboards of a server to families of metrics."""
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
+from prometheus_client import ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -13,23 +16,33 @@ from prometheus_client.core import (
 )
 
 from gunicorn_prom import keys, metrics
+from gunicorn_prom.exporter.app_collector import Reader as AppReader
+from gunicorn_prom.exporter.app_collector import reserved_names
 from gunicorn_prom.metrics import Family
-from gunicorn_prom.processes import Processes, ProcessFacts
+from gunicorn_prom.processes import Processes, ProcessFacts, pid_namespace
+from gunicorn_prom.reader import ServerReading, Worker
 from gunicorn_prom.scoreboard import (
     ABORT_REASONS,
+    BOOT_BOUNDS,
     ERROR_PLACES,
+    EXIT_REASONS,
     GC_GENERATIONS,
+    RESTARTS,
+    SIGNALS,
     SIZE_BOUNDS,
     Board,
     Gauge,
+    Layout,
     Master,
-    Reading,
     State,
+    Vital,
     WorkerReading,
     busy_seconds,
 )
+from gunicorn_prom.state import APP
+from gunicorn_prom.totals import rebin, rows
 
-__all__ = ["ScoreboardCollector"]
+__all__ = ["LabelledCollector", "Reads", "ServerCollector"]
 
 WORKER_STATES = ("booting", "idle", "busy", "quitting")
 OVERFLOW_FAMILIES = {
@@ -39,100 +52,149 @@ OVERFLOW_FAMILIES = {
     keys.FAILED_REQUESTS.name: metrics.FAILED_REQUESTS.name,
     keys.ERROR_HANDLING.name: metrics.ERROR_HANDLING.name,
 }
+# Where the counters that are in no table lie, in all boards the same.
+LAYOUT = Layout(buckets=(), slots=0)
 
 Labels = Sequence[str]
 
 
-class ScoreboardCollector:
-    """Collect all families of one scoreboard, in the process of the metrics server."""
+class Reads(Protocol):
+    """What reads a server, see `ServerReader`."""
 
-    def __init__(self, board: Board, log: Any) -> None:
-        self._board = board
+    directory: Path
+    own: Sequence[Board]
+    report: Any
+
+    def read(self) -> ServerReading:
+        """Return the server at this moment."""
+
+
+class ServerCollector:
+    """Collect all families of one server, in the process of the metrics server."""
+
+    def __init__(self, reader: Reads, log: Any) -> None:
+        self._reader = reader
         self._log = log
         self._processes = Processes()
+        self._pid_namespace = pid_namespace()
+        self._reported: set[str] = set()
+        # What is counted here where there is no board of ours to count it on.
         self._own_errors = dict.fromkeys(ERROR_PLACES, 0)
-        # By slot: age and busy seconds last shown. What a busy worker shows is
+        self._app_directory: Path | None = None
+        self._app_reader: AppReader | None = None
+        # By worker: age and busy seconds last shown. What a busy worker shows is
         # counted up to now, a hair more than it may add in the end.
-        self._busy_shown: dict[int, tuple[float, float]] = {}
+        self._busy_shown: dict[str, tuple[float, float]] = {}
+        reader.report = partial(self._report, "state")
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families as they stand now."""
+        """Yield the families as they stand now; none when no server is there."""
         began = time.monotonic()
-        reading = self._board.read()
-        for part in (self._http, self._server, self._workers, self._process_facts):
+        server = self._reader.read()
+        if not server.totals.fixed:
+            return
+        parts = (self._http, self._server, self._ledger, self._workers, self._process_facts)
+        for part in parts:
             try:
-                families = list(part(reading))
+                families = list(part(server))
             except Exception as error:
                 self._report("collector", error)
             else:
                 yield from families
-        yield self._errors(reading)
+        yield from self._app_metrics()
+        yield self._errors(server)
         yield _single(metrics.SCRAPE_DURATION, time.monotonic() - began)
 
-    def _http(self, reading: Reading) -> Iterator[Metric]:
-        layout, totals = self._board.layout, reading.totals
+    def _app_metrics(self) -> list[Metric]:
+        try:
+            directory = self._reader.directory / APP
+            if directory != self._app_directory:
+                self._app_directory = directory
+                self._app_reader = AppReader(directory, reserved_names(), self._warn)
+            return list(self._app_reader.collect()) if self._app_reader else []
+        except Exception as error:
+            self._report("app_metrics", error)
+            return []
+
+    def _warn(self, message: str) -> None:
+        self._log.warning("gunicorn-prom: %s", message)
+
+    def _http(self, server: ServerReading) -> Iterator[Metric]:
+        totals = server.totals
         requests, durations = _counter(metrics.HTTP_REQUESTS), _histogram(metrics.HTTP_DURATION)
         by_class: dict[tuple[str, str], list[float]] = {}
-        for (method, status), cells in self._http_rows(reading, totals):
+        for (method, status), cells in totals.tables[keys.HTTP.name].items():
+            if (method, status) == (keys.OTHER, keys.OTHER) and not any(cells):
+                continue
             requests.add_metric((method, status), sum(cells[:-1]))
             label = (method, status if status == keys.OTHER else f"{status[0]}xx")
             known = by_class.get(label)
             by_class[label] = [a + b for a, b in zip(known, cells, strict=True)] if known else cells
         for label, cells in by_class.items():
-            _add_histogram(durations, label, layout.buckets, cells)
+            _add_histogram(durations, label, totals.buckets, cells)
         yield requests
         yield durations
         for family, start in (
-            (metrics.HTTP_REQUEST_SIZE, layout.request_size),
-            (metrics.HTTP_RESPONSE_SIZE, layout.response_size),
+            (metrics.HTTP_REQUEST_SIZE, LAYOUT.request_size),
+            (metrics.HTTP_RESPONSE_SIZE, LAYOUT.response_size),
         ):
-            sizes = _histogram(family)
-            _add_histogram(sizes, (), SIZE_BOUNDS, totals[start : start + len(SIZE_BOUNDS) + 2])
-            yield sizes
-        in_progress = sum(worker.in_progress for worker in reading.workers)
+            yield _fixed_histogram(family, SIZE_BOUNDS, totals.fixed[start:])
+        in_progress = sum(worker.slot.in_progress for worker in server.workers)
         yield _single(metrics.HTTP_IN_PROGRESS, in_progress)
-        yield _fixed(metrics.HTTP_ABORTED, ABORT_REASONS, totals[layout.aborted :])
+        yield _fixed(metrics.HTTP_ABORTED, ABORT_REASONS, totals.fixed[LAYOUT.aborted :])
         for table, family in (
             (keys.EXCEPTIONS, metrics.HTTP_EXCEPTIONS),
             (keys.PARSE_ERRORS, metrics.HTTP_PARSE_ERRORS),
             (keys.FAILED_REQUESTS, metrics.FAILED_REQUESTS),
             (keys.ERROR_HANDLING, metrics.ERROR_HANDLING),
         ):
-            yield _table(family, table, reading)
+            metric = _counter(family)
+            for key, (count,) in totals.tables[table.name].items():
+                if count:
+                    metric.add_metric(key, count)
+            yield metric
 
-    def _http_rows(
-        self, reading: Reading, counters: Sequence[float]
-    ) -> Iterator[tuple[tuple[str, str], list[float]]]:
-        width = self._board.layout.width(keys.HTTP)
-        start = reading.columns.tables[keys.HTTP.name]
-        for method, status in reading.columns.keys[keys.HTTP.name]:
-            cells = list(counters[start : start + width])
-            if any(cells) or (method, status) != (keys.OTHER, keys.OTHER):
-                yield (method, status), cells
-            start += width
-
-    def _server(self, reading: Reading) -> Iterator[Metric]:
-        meta = self._board.meta
-        classes = self._board.keys.keys(keys.WORKER_CLASSES)
-        worker_class = classes[int(reading.master[Master.WORKER_CLASS])][0]
-        info = _gauge(metrics.INFO)
-        info.add_metric(
-            (meta["version"], meta["python_version"], worker_class, meta["gunicorn_prom_version"]),
-            1,
-        )
-        yield info
-        states = [_state_of(worker) for worker in reading.workers]
+    def _server(self, server: ServerReading) -> Iterator[Metric]:
+        states = [_state_of(worker.slot) for worker in server.workers]
         yield _fixed(metrics.WORKERS, WORKER_STATES, [states.count(s) for s in WORKER_STATES])
-        yield _single(metrics.WORKERS_TARGET, reading.master[Master.TARGET])
-        layout = self._board.layout
         names = [OVERFLOW_FAMILIES[table.name] for table in keys.TABLES]
-        counts = [reading.totals[layout.overflow[table.name]] for table in keys.TABLES]
+        counts = [server.totals.fixed[LAYOUT.overflow[table.name]] for table in keys.TABLES]
         yield _fixed(metrics.SERIES_OVERFLOW, names, counts)
+        yield _single(
+            metrics.WORKERS_TARGET, sum(_target(m.reading.master) for m in server.masters)
+        )
+        if not server.masters:
+            return
+        board, newest = server.masters[-1]
+        meta = board.meta
+        worker_class = board.keys.keys(keys.WORKER_CLASSES)[int(newest.master[Master.WORKER_CLASS])]
+        info = _gauge(metrics.INFO)
+        versions = (meta["version"], meta["python_version"], *worker_class)
+        info.add_metric((*versions, meta["gunicorn_prom_version"]), 1)
+        yield info
+        yield _single(metrics.START_TIME, newest.master[Master.START_TIME])
+        yield _single(metrics.RELOAD_SUCCESS, newest.master[Master.RELOAD_TIME])
+        if meta["pid_namespace"] == self._pid_namespace:
+            yield from ProcessCollector(pid=lambda: meta["pid"], registry=None).collect()
 
-    def _workers(self, reading: Reading) -> Iterator[Metric]:
+    def _ledger(self, server: ServerReading) -> Iterator[Metric]:
+        fixed = server.totals.fixed
+        yield _fixed(metrics.EXITS, EXIT_REASONS, fixed[LAYOUT.exits :])
+        yield _single(metrics.SPAWNS, server.totals.spawns)
+        yield _fixed_histogram(metrics.BOOT_SECONDS, BOOT_BOUNDS, fixed[LAYOUT.boot_seconds :])
+        yield _single(metrics.RELOADS, fixed[LAYOUT.reloads])
+        yield _fixed(metrics.SIGNALS, SIGNALS, fixed[LAYOUT.signals :])
+        restarts = fixed[LAYOUT.restarts :]
+        reasons, by_type = _counter(metrics.RESTARTS), _counter(metrics.RESTART_COUNT)
+        for (restart_type, reason), count in zip(RESTARTS, restarts, strict=False):
+            reasons.add_metric((reason,), count)
+            by_type.add_metric((restart_type, reason), count)
+        yield reasons
+        yield by_type
+
+    def _workers(self, server: ServerReading) -> Iterator[Metric]:
         # A worker that has been forked but has not come to its slot has nothing to say.
-        workers = [w for w in reading.workers if w.gauges[Gauge.PID]]
-        to_unix = time.time() - reading.time
+        workers = [worker for worker in server.workers if worker.slot.gauges[Gauge.PID]]
         info, requests = _gauge(metrics.WORKER_INFO), _counter(metrics.WORKER_REQUESTS)
         durations, states = _histogram(metrics.WORKER_DURATION), _gauge(metrics.WORKER_STATE)
         busy = _counter(metrics.WORKER_BUSY_SECONDS)
@@ -141,58 +203,56 @@ class ScoreboardCollector:
         heartbeat, oldest = _gauge(metrics.WORKER_HEARTBEAT), _gauge(metrics.WORKER_OLDEST_REQUEST)
         collections = _counter(metrics.WORKER_GC_COLLECTIONS)
         pauses = _counter(metrics.WORKER_GC_PAUSE)
-        layout = self._board.layout
         for worker in workers:
-            slot, gauges = str(worker.slot), worker.gauges
+            label, slot, gauges = (worker.worker_id,), worker.slot, worker.slot.gauges
+            to_unix = time.time() - worker.reading.time
             started = gauges[Gauge.START_TIME]
             age = str(int(gauges[Gauge.AGE]))
             unique_id = f"worker_{age}_{int(started)}"
-            info.add_metric((slot, str(int(gauges[Gauge.PID])), age, unique_id), 1)
-            rows = [cells for _, cells in self._http_rows(reading, worker.counters)]
-            cells = [sum(column) for column in zip(*rows, strict=True)]
-            cells = cells or [0.0] * layout.width(keys.HTTP)
-            requests.add_metric((slot,), sum(cells[:-1]))
-            _add_histogram(durations, (slot,), layout.buckets, cells)
-            state = State.NAMES[_lifecycle_state(worker)]
+            info.add_metric((*label, str(int(gauges[Gauge.PID])), age, unique_id), 1)
+            cells = _duration_cells(worker, server.totals.buckets)
+            requests.add_metric(label, sum(cells[:-1]))
+            _add_histogram(durations, label, server.totals.buckets, cells)
+            state = State.NAMES[_lifecycle_state(slot)]
             for name in State.NAMES:
-                states.add_metric((slot, name), float(name == state))
-            busy.add_metric((slot,), self._busy_seconds(worker, reading.time))
-            start_time.add_metric((slot,), started)
-            uptime.add_metric((slot,), max(0.0, time.time() - started))
-            in_progress.add_metric((slot,), worker.in_progress)
-            capacity.add_metric((slot,), gauges[Gauge.CAPACITY])
-            if worker.heartbeat:
-                heartbeat.add_metric((slot,), worker.heartbeat + to_unix)
-            if worker.lanes:
-                oldest.add_metric((slot,), min(worker.lanes) + to_unix)
+                states.add_metric((*label, name), float(name == state))
+            busy.add_metric(label, self._busy_seconds(worker))
+            start_time.add_metric(label, started)
+            uptime.add_metric(label, max(0.0, time.time() - started))
+            in_progress.add_metric(label, slot.in_progress)
+            capacity.add_metric(label, gauges[Gauge.CAPACITY])
+            if slot.vitals[Vital.HEARTBEAT]:
+                heartbeat.add_metric(label, slot.vitals[Vital.HEARTBEAT] + to_unix)
+            if slot.lanes:
+                oldest.add_metric(label, min(slot.lanes) + to_unix)
             for number, generation in enumerate(GC_GENERATIONS):
-                label = (slot, generation)
-                collections.add_metric(label, worker.counters[layout.gc_collections + number])
-                pauses.add_metric(label, worker.counters[layout.gc_pause_seconds + number])
-        self._busy_shown = {w.slot: self._busy_shown[w.slot] for w in workers}
+                collected = slot.counters[LAYOUT.gc_collections + number]
+                collections.add_metric((*label, generation), collected)
+                paused = slot.counters[LAYOUT.gc_pause_seconds + number]
+                pauses.add_metric((*label, generation), paused)
+        self._busy_shown = {w.worker_id: self._busy_shown[w.worker_id] for w in workers}
         yield from (
             info, requests, durations, states, busy, start_time, uptime,
             in_progress, capacity, heartbeat, oldest, collections, pauses,
         )  # fmt: skip
 
-    def _busy_seconds(self, worker: WorkerReading, now: float) -> float:
-        age = worker.gauges[Gauge.AGE]
-        seconds = busy_seconds(worker.counters[self._board.layout.busy_seconds], now)
-        shown_age, shown = self._busy_shown.get(worker.slot, (age, 0.0))
-        if shown_age == age:
+    def _busy_seconds(self, worker: Worker) -> float:
+        slot = worker.slot
+        began = slot.gauges[Gauge.START_TIME]  # tells the workers of one id apart
+        seconds = busy_seconds(slot.counters[LAYOUT.busy_seconds], worker.reading.time)
+        shown_began, shown = self._busy_shown.get(worker.worker_id, (began, 0.0))
+        if shown_began == began:
             seconds = max(seconds, shown)
-        self._busy_shown[worker.slot] = (age, seconds)
+        self._busy_shown[worker.worker_id] = (began, seconds)
         return seconds
 
-    def _process_facts(self, reading: Reading) -> Iterator[Metric]:
-        workers = [w for w in reading.workers if w.gauges[Gauge.PID]]
-        pids = [(int(w.gauges[Gauge.PID]), w.gauges[Gauge.START_TIME]) for w in workers]
-        try:
-            facts = self._processes.read(pids)
-        except Exception as error:
-            self._report("processes", error)
-            facts = [None] * len(pids)
-        pairs = [(str(w.slot), f) for w, f in zip(workers, facts, strict=True) if f is not None]
+    def _process_facts(self, server: ServerReading) -> Iterator[Metric]:
+        workers = [worker for worker in server.workers if worker.slot.gauges[Gauge.PID]]
+        pairs = [
+            (worker.worker_id, fact)
+            for worker, fact in zip(workers, self._facts(workers), strict=True)
+            if fact is not None
+        ]
         for family, attribute in (
             (metrics.WORKER_MEMORY, "rss_bytes"),
             (metrics.WORKER_MEMORY_PSS, "pss_bytes"),
@@ -202,27 +262,95 @@ class ScoreboardCollector:
             (metrics.WORKER_THREADS, "threads"),
         ):
             metric = _counter(family) if family.kind == "counter" else _gauge(family)
-            for slot, fact in pairs:
+            for worker_id, fact in pairs:
                 value = getattr(fact, attribute)
                 if value is not None:
-                    metric.add_metric((slot,), value)
+                    metric.add_metric((worker_id,), value)
             yield metric
         yield _context_switches(pairs)
 
-    def _errors(self, reading: Reading) -> Metric:
-        first = self._board.layout.errors
+    def _facts(self, workers: list[Worker]) -> list[ProcessFacts | None]:
+        """Return what is known of the process of each, None for one that is gone.
+
+        A pid of another namespace would be somebody else's here. Of such a worker
+        there is what its master has written.
+        """
+        visible = [w for w in workers if w.board.meta["pid_namespace"] == self._pid_namespace]
+        asked = [(int(w.slot.gauges[Gauge.PID]), w.slot.gauges[Gauge.START_TIME]) for w in visible]
+        try:
+            found = dict(zip(map(id, visible), self._processes.read(asked), strict=True))
+        except Exception as error:
+            self._report("processes", error)
+            found = {}
+        return [found[id(w)] if id(w) in found else _told_by_master(w.slot) for w in workers]
+
+    def _errors(self, server: ServerReading) -> Metric:
         counts = [
-            reading.totals[first + number]
-            + reading.master[Master.ERRORS + number]
-            + self._own_errors[place]
+            server.totals.fixed[LAYOUT.errors + number] + self._own_errors[place]
             for number, place in enumerate(ERROR_PLACES)
         ]
         return _fixed(metrics.ERRORS, ERROR_PLACES, counts)
 
     def _report(self, place: str, error: Exception) -> None:
-        if not self._own_errors[place]:
+        if place not in self._reported:
+            self._reported.add(place)
             self._log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
-        self._own_errors[place] += 1
+        if self._reader.own:
+            self._reader.own[-1].count_server_error(place)
+        else:
+            self._own_errors[place] += 1
+
+
+class LabelledCollector:
+    """Collect the families of several servers, told apart by the label `server`."""
+
+    def __init__(self, collectors: Mapping[str, ServerCollector]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family once, with the samples of all servers that are there."""
+        families: dict[str, Metric] = {}
+        is_there = _gauge(metrics.SERVER_UP)
+        for name, collector in self._collectors.items():
+            found = list(collector.collect())
+            is_there.add_metric((name,), float(bool(found)))
+            for family in found:
+                known = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                known.samples += [
+                    sample._replace(labels={"server": name, **sample.labels})
+                    for sample in family.samples
+                ]
+        yield is_there
+        yield from families.values()
+
+
+def _target(master: list[float]) -> float:
+    return 0.0 if master[Master.STOPPING] else master[Master.TARGET]
+
+
+def _duration_cells(worker: Worker, buckets: Sequence[float]) -> list[float]:
+    """Return the worker's histogram over all methods and statuses."""
+    layout = worker.board.layout
+    found = (c for table, _, c in rows(worker.reading, worker.slot.counters) if table is keys.HTTP)
+    cells = [sum(column) for column in zip(*found, strict=True)]
+    return rebin(cells, layout.buckets, buckets)
+
+
+def _told_by_master(slot: WorkerReading) -> ProcessFacts | None:
+    if not slot.vitals[Vital.THREADS]:
+        return None
+    return ProcessFacts(
+        rss_bytes=int(slot.vitals[Vital.RSS_BYTES]),
+        pss_bytes=None,
+        cpu_seconds=slot.vitals[Vital.CPU_SECONDS],
+        cpu_percent=None,
+        open_fds=None,
+        threads=int(slot.vitals[Vital.THREADS]),
+        voluntary_switches=None,
+        involuntary_switches=None,
+    )
 
 
 def _state_of(worker: WorkerReading) -> str:
@@ -249,7 +377,7 @@ def _histogram(family: Family) -> HistogramMetricFamily:
 
 
 def _single(family: Family, value: float) -> Metric:
-    metric = _gauge(family)
+    metric = _counter(family) if family.kind == "counter" else _gauge(family)
     metric.add_metric((), value)
     return metric
 
@@ -262,13 +390,10 @@ def _fixed(family: Family, values: Labels, counts: Sequence[float]) -> Metric:
     return metric
 
 
-def _table(family: Family, table: keys.Table, reading: Reading) -> Metric:
-    metric = _counter(family)
-    start = reading.columns.tables[table.name]
-    for row, key in enumerate(reading.columns.keys[table.name]):
-        count = reading.totals[start + row]
-        if count:
-            metric.add_metric(key, count)
+def _fixed_histogram(family: Family, bounds: Sequence[float], cells: Sequence[float]) -> Metric:
+    """Return a histogram without labels, from the cells that begin with its first bucket."""
+    metric = _histogram(family)
+    _add_histogram(metric, (), bounds, cells[: len(bounds) + 2])
     return metric
 
 

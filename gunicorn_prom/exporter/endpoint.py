@@ -2,16 +2,19 @@
 
 import re
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any
 from urllib.parse import parse_qs
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import PlatformCollector
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
-from gunicorn_prom.exporter.collector import ScoreboardCollector
+from gunicorn_prom.exporter.collector import LabelledCollector, Reads, ServerCollector
 from gunicorn_prom.exporter.health import liveness_problem, readiness_problem
 from gunicorn_prom.exporter.message import Answer, Request, refusal
-from gunicorn_prom.scoreboard import Board
+from gunicorn_prom.reader import ServerReading
 
 __all__ = ["Endpoint"]
 
@@ -21,36 +24,45 @@ GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
 class Endpoint:
-    """Answer requests out of one scoreboard.
+    """Answer requests about a server, or about several.
 
     Args:
+        readers: of each server, by the value of the label `server` that tells it apart;
+            "" for the only one.
         path: where the metrics are.
     """
 
-    def __init__(self, board: Board, path: str, log: Any) -> None:
-        self._board = board
+    def __init__(self, readers: Mapping[str, Reads], path: str, log: Any) -> None:
+        self._readers = readers
         self._path = path
-        self._registry = CollectorRegistry(support_collectors_without_names=True)
-        self._registry.register(ScoreboardCollector(board, log))
-        ProcessCollector(pid=lambda: board.meta["pid"], registry=self._registry)
-        PlatformCollector(registry=self._registry)
+        collectors = {name: ServerCollector(reader, log) for name, reader in readers.items()}
+        collector = collectors.get("") or LabelledCollector(collectors)
+        self._collectors = (collector, PlatformCollector(registry=None))
 
     def respond(self, request: Request) -> Answer:
         """Answer a GET or HEAD request."""
         if request.path == self._path:
             return self._metrics(parse_qs(request.query).get("name[]", []), request.headers)
         if request.path == "/-/healthy":
-            return _health(liveness_problem(self._board.read()), "healthy")
+            return self._health(liveness_problem, "healthy")
         if request.path == "/-/ready":
-            return _health(readiness_problem(self._board.read()), "ready")
+            return self._health(readiness_problem, "ready")
         return refusal(404)
+
+    def _health(self, find_problem: Callable[[ServerReading], str], good: str) -> Answer:
+        problems = []
+        for name, reader in self._readers.items():
+            problem = find_problem(reader.read())
+            if problem:
+                problems.append(f"{name}: {problem}" if name else problem)
+        if problems:
+            return Answer(503, f"{'; '.join(problems)}\n".encode())
+        return Answer(200, f"{good}\n".encode())
 
     def _metrics(self, names: list[str], headers: dict[str, str]) -> Answer:
         encode, content_type = choose_encoder(headers.get("ACCEPT", ""))
-        registry: Any = self._registry
-        if names:
-            registry = registry.restricted_registry(names)
-        body = encode(registry)
+        # All that an encoder asks of a registry is its families.
+        body = encode(_Families(self._collectors, frozenset(names)))
         answer_headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if accepts_gzip(headers.get("ACCEPT-ENCODING", "")):
             body = zlib.compress(body, GZIP_LEVEL, wbits=GZIP_FORMAT)
@@ -58,10 +70,21 @@ class Endpoint:
         return Answer(200, body, answer_headers)
 
 
-def _health(problem: str, good: str) -> Answer:
-    if problem:
-        return Answer(503, f"{problem}\n".encode())
-    return Answer(200, f"{good}\n".encode())
+class _Families:
+    """The families of all collectors, or only the samples of the names that are wanted."""
+
+    def __init__(self, collectors: Iterable[Any], names: frozenset[str]) -> None:
+        self._collectors = collectors
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        for collector in self._collectors:
+            for metric in collector.collect():
+                if self._names:
+                    metric = copy(metric)  # noqa: PLW2901  # some collectors keep theirs
+                    metric.samples = [s for s in metric.samples if s.name in self._names]
+                if metric.samples or not self._names:
+                    yield metric
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

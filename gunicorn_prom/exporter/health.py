@@ -1,6 +1,7 @@
-"""Whether the server lives and whether it serves, by the scoreboard alone."""
+"""Whether a server lives and whether it serves, by its scoreboards alone."""
 
-from gunicorn_prom.scoreboard import Gauge, Master, Reading, State
+from gunicorn_prom.reader import MasterReading, ServerReading
+from gunicorn_prom.scoreboard import Gauge, Master, State
 
 __all__ = ["HEARTBEAT_LIMIT_S", "liveness_problem", "readiness_problem"]
 
@@ -8,21 +9,32 @@ __all__ = ["HEARTBEAT_LIMIT_S", "liveness_problem", "readiness_problem"]
 HEARTBEAT_LIMIT_S = 5.0
 
 
-def liveness_problem(reading: Reading) -> str:
-    """Say why the master counts as stuck, "" when its loop turns."""
+def liveness_problem(server: ServerReading) -> str:
+    """Say why the server counts as stuck, "" when the loop of one of its masters turns."""
+    if not server.masters:
+        return "no master is running"
+    problems = [_stuck(master) for master in server.masters]
+    return problems[-1] if all(problems) else ""
+
+
+def _stuck(master: MasterReading) -> str:
+    reading = master.reading
     age = reading.time - reading.master[Master.HEARTBEAT]
     if age <= HEARTBEAT_LIMIT_S or reading.time <= reading.master[Master.GRACE_UNTIL]:
         return ""
     return f"the master's loop has not turned for {age:.0f} s"
 
 
-def readiness_problem(reading: Reading) -> str:
+def readiness_problem(server: ServerReading) -> str:
     """Say why no request can be expected to be served, "" when one can."""
-    if reading.master[Master.STOPPING]:
+    if not server.masters:
+        return "no master is running"
+    stopping = {m.board.meta["master"] for m in server.masters if m.reading.master[Master.STOPPING]}
+    if len(stopping) == len(server.masters):
         return "shutting down"
-    if any(
-        worker.gauges[Gauge.BOOTED_TIME] and worker.gauges[Gauge.STATE] == State.RUNNING
-        for worker in reading.workers
-    ):
-        return ""
+    for worker in server.workers:
+        gauges = worker.slot.gauges
+        is_serving = gauges[Gauge.BOOTED_TIME] and gauges[Gauge.STATE] == State.RUNNING
+        if is_serving and worker.board.meta["master"] not in stopping:
+            return ""
     return "no worker has booted"

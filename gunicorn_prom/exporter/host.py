@@ -18,11 +18,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gunicorn_prom
+from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.exporter.listener import HANDED_OVER, listen, url_of
-from gunicorn_prom.scoreboard import Board
+from gunicorn_prom.reader import ServerReader
+from gunicorn_prom.state import State
 
 if TYPE_CHECKING:
     from gunicorn_prom.exporter.server import Server
@@ -49,12 +51,37 @@ def is_patched() -> bool:
     return eventlet is not None and eventlet.is_monkey_patched("thread")
 
 
+class Service(NamedTuple):
+    """What the metrics server serves, and where.
+
+    Attributes:
+        directory: of the server, see `State`.
+        bind: the address, as the user gave it.
+        where: "thread" or "process".
+    """
+
+    directory: Path
+    bind: str
+    path: str
+    where: str
+
+    @classmethod
+    def wanted(cls, cfg: Any, directory: Path) -> "Service | None":
+        """Return what `cfg` asks for; None when it asks for no metrics server."""
+        where = cfg.metrics_server
+        if where == "none":
+            return None
+        if where == "auto":
+            where = "process" if is_patched() else "thread"
+        return cls(directory, cfg.metrics_bind, cfg.metrics_path, where)
+
+
 class ExporterHost:
     """The metrics server as the master sees it; this one does not run any."""
 
     @staticmethod
     def prepare(
-        cfg: Any, board: Board, listener: socket.socket | None, log: Any
+        cfg: Any, state: State, listener: socket.socket | None, log: Any
     ) -> "ExporterHost | None":
         """Bind the metrics server that `cfg` asks for; None when it asks for none.
 
@@ -64,24 +91,50 @@ class ExporterHost:
         Raises:
             BindError: the address cannot be had.
         """
-        where = cfg.metrics_server
-        if where == "none":
+        service = Service.wanted(cfg, state.path)
+        if service is None:
             return None
-        if where == "auto":
-            where = "process" if is_patched() else "thread"
-        listener = listener or listen(cfg.metrics_bind)
-        host_class = ProcessHost if where == "process" else ThreadHost
-        log.info("Metrics at %s (%s)", url_of(listener, cfg.metrics_path), where)
-        return host_class(listener, board, cfg.metrics_path, log)
+        listener = listener or listen(service.bind)
+        host_class = ProcessHost if service.where == "process" else ThreadHost
+        log.info("Metrics at %s (%s)", url_of(listener, service.path), service.where)
+        return host_class(listener, service, state, log)
 
-    def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
+    @staticmethod
+    def follow(
+        running: "ExporterHost | None", cfg: Any, state: State, log: Any
+    ) -> "ExporterHost | None":
+        """Return the metrics server that a reloaded `cfg` asks for, the running one if possible.
+
+        The socket stays when the address does. A new one that cannot be bound leaves
+        everything as it was.
+
+        Raises:
+            BindError: the address cannot be had.
+        """
+        wanted = Service.wanted(cfg, state.path)
+        if running is None:
+            return ExporterHost.prepare(cfg, state, None, log)
+        if wanted == running.service:
+            return running
+        listener = None
+        if wanted is not None and wanted.bind == running.service.bind:
+            listener = running.share_listener()
+        successor = ExporterHost.prepare(cfg, state, listener, log)
+        running.stop()
+        return successor
+
+    def __init__(self, listener: socket.socket, service: Service, state: State, log: Any) -> None:
+        self.service = service
         self._listener = listener
-        self._board = board
-        self._path = path
+        self._state = state
         self._log = log
         self._lifeline: int | None = None
         self._handing_over = False
         os.register_at_fork(after_in_child=self._close_in_child)
+
+    def share_listener(self) -> socket.socket:
+        """Return a second descriptor of the socket, which outlives this host's."""
+        return self._listener.dup()
 
     def begin(self) -> None:
         """Start to serve.
@@ -137,8 +190,8 @@ class ExporterHost:
 class ThreadHost(ExporterHost):
     """The metrics server as a thread of the master."""
 
-    def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
-        super().__init__(listener, board, path, log)
+    def __init__(self, listener: socket.socket, service: Service, state: State, log: Any) -> None:
+        super().__init__(listener, service, state, log)
         # Before the first fork, so that all processes share what it takes.
         self._endpoint_module = _import_endpoint()
         self._server_module = import_module("gunicorn_prom.exporter.server")
@@ -150,7 +203,8 @@ class ThreadHost(ExporterHost):
 
     def begin(self) -> None:
         """Start the thread."""
-        endpoint = self._endpoint_module.Endpoint(self._board, self._path, self._log)
+        reader = ServerReader(self.service.directory, self._state.boards)
+        endpoint = self._endpoint_module.Endpoint({"": reader}, self.service.path, self._log)
         self._server = self._server_module.Server(
             self._listener, endpoint.respond, self._log, self._make_lifeline()
         )
@@ -170,6 +224,7 @@ class ThreadHost(ExporterHost):
         self._cut_lifeline()
         if self._thread is not None:
             self._thread.join(STOP_WAIT_S)
+            self._server = self._thread = None
         self._listener.close()
 
     def _serve(self) -> None:
@@ -181,7 +236,7 @@ class ThreadHost(ExporterHost):
             if not self._failed:
                 self._log.exception("gunicorn-prom: the metrics server failed")
             self._failed = True
-            self._board.count_master_error("server")
+            self._state.board.count_master_error("server")
 
     def _before_fork(self) -> None:
         # Between two requests the thread holds no lock that a worker could find
@@ -210,8 +265,8 @@ class ProcessHost(ExporterHost):
     event loop that the master does not run.
     """
 
-    def __init__(self, listener: socket.socket, board: Board, path: str, log: Any) -> None:
-        super().__init__(listener, board, path, log)
+    def __init__(self, listener: socket.socket, service: Service, state: State, log: Any) -> None:
+        super().__init__(listener, service, state, log)
         self._pid = 0
         self._started = 0.0
 
@@ -255,19 +310,23 @@ class ProcessHost(ExporterHost):
 
     def _spawn(self) -> None:
         # Descriptors reach the process as copies under fixed numbers: the originals
-        # are closed by exec, and nobody needs the state directory's path.
+        # are closed by exec.
         lifeline = self._make_lifeline()
-        board = self._board
+        board = self._state.board
         descriptors = (self._listener.fileno(), lifeline, board.board_fd, board.keys_fd)
         first = max(descriptors) + 1
         copies = [(os.POSIX_SPAWN_DUP2, fd, first + i) for i, fd in enumerate(descriptors)]
-        options = {"path": self._path, "descriptors": [copy for _, _, copy in copies]}
+        options = {
+            "path": self.service.path,
+            "directory": str(self.service.directory),
+            "descriptors": [copy for _, _, copy in copies],
+        }
         self._started = time.monotonic()
         # -P, for the application's directory may hold modules of any name.
         self._pid = posix.posix_spawn(
             sys.executable,
             [sys.executable, "-P", "-m", "gunicorn_prom.exporter", json.dumps(options)],
-            {**os.environ, "PYTHONPATH": _import_path()},
+            _environment(),
             file_actions=copies,
         )
         os.close(lifeline)
@@ -280,6 +339,7 @@ def _import_endpoint() -> Any:
     decided by PROMETHEUS_MULTIPROC_DIR at that moment, and the registry is global.
     """
     before = set(sys.modules)
+    variable = os.environ.pop(VARIABLE, None)
     try:
         with _stand_ins(UNUSED_BY_US):
             return import_module("gunicorn_prom.exporter.endpoint")
@@ -287,6 +347,8 @@ def _import_endpoint() -> Any:
         # A version that does more with them at once than to derive classes.
         return import_module("gunicorn_prom.exporter.endpoint")
     finally:
+        if variable is not None:
+            os.environ[VARIABLE] = variable
         for name in set(sys.modules) - before:
             if name.partition(".")[0] == "prometheus_client":
                 del sys.modules[name]
@@ -310,6 +372,12 @@ class _StandIn(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         return type(name, (), {})
+
+
+def _environment() -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": _import_path()}
+    environment.pop(VARIABLE, None)  # the application's, see _import_endpoint
+    return environment
 
 
 def _import_path() -> str:

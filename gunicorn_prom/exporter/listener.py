@@ -22,13 +22,12 @@ def listen(address: str) -> socket.socket:
     Raises:
         BindError: the address cannot be had.
     """
-    inherited = os.environ.pop(HANDED_OVER, None)
-    if inherited is not None:
-        listener = socket.socket(fileno=int(inherited))
-        listener.set_inheritable(False)
-        listener.setblocking(False)
-        return listener
     host, port = parse_bind(address)
+    inherited = _inherited_listener()
+    if inherited is not None:
+        if _is_bound_to(inherited, host, port):
+            return inherited
+        inherited.close()
     try:
         family, kind, protocol, _, sockaddr = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -47,6 +46,26 @@ def listen(address: str) -> socket.socket:
     return listener
 
 
+def _inherited_listener() -> socket.socket | None:
+    descriptor = os.environ.pop(HANDED_OVER, None)
+    if descriptor is None:
+        return None
+    listener = socket.socket(fileno=int(descriptor))
+    listener.set_inheritable(False)
+    listener.setblocking(False)
+    return listener
+
+
+def _is_bound_to(listener: socket.socket, host: str, port: int) -> bool:
+    """Tell whether the socket of the last generation has the address that is wanted now."""
+    bound_host, bound_port = listener.getsockname()[:2]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return False
+    return port in (0, bound_port) and found[0][4][0] == bound_host
+
+
 def _bind_error(address: str, error: OSError) -> BindError:
     reason = (error.strerror or str(error)).lower()
     return BindError(
@@ -55,8 +74,8 @@ def _bind_error(address: str, error: OSError) -> BindError:
     )
 
 
-def url_of(listener: socket.socket, path: str) -> str:
+def url_of(listener: socket.socket, path: str, scheme: str = "http") -> str:
     """Return the URL of `path` on the address that `listener` really has."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}{path}"
+    return f"{scheme}://{shown}:{port}{path}"

@@ -31,7 +31,7 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 """
-OWN_NAMES = ("worker_type", "metrics_")
+OWN_NAMES = ("metrics_", "worker_type", "app_metrics")
 
 
 # The command line.

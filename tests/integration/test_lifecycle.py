@@ -59,7 +59,9 @@ def test_the_next_start_sweeps_what_a_killed_master_left(tmp_path: Path) -> None
         gunicorn_prom(tmp_path / "living", APP, option) as living,
         gunicorn_prom(tmp_path / "killed", APP, option) as killed,
     ):
+        workers = killed.worker_pids()
         killed.stop(signal.SIGKILL)
+        wait_for(lambda: not any(map(is_running, workers)), "the end of its workers")
         left = [path for path in state.iterdir() if path not in others]
         assert len(left) == 2
         with gunicorn_prom(tmp_path / "next", APP, option) as following:
@@ -185,9 +187,9 @@ def test_workers_hold_nothing_of_the_metrics_server(tmp_path: Path) -> None:
                 held = set(descriptors(pid))
                 assert held.isdisjoint(sockets_of(server.metrics_port))
                 assert "anon_inode:[eventpoll]" not in held
-                # The board and its labels only; the lock is the master's.
+                # The board and its labels only.
                 state = {path for path in held if path.startswith(str(server.state_directory))}
-                assert {Path(path).name for path in state} == {"board", "keys"}
+                assert {Path(path).stem for path in state} == {"board", "keys"}
 
 
 def test_scrapes_survive_constant_forking(tmp_path: Path) -> None:

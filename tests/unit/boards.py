@@ -6,14 +6,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from gunicorn_prom.processes import pid_namespace
+from gunicorn_prom.reader import ServerReader
 from gunicorn_prom.scoreboard import Board, Gauge, Reading
 from gunicorn_prom.slot import Slot
 
 BUCKETS = (0.1, 1.0)
 SLOTS = 4
 META = {
+    "number": 1,
+    "master": "1.1",
+    "first_slot": 0,
     "buckets": BUCKETS,
     "slots": SLOTS,
+    "pid_namespace": pid_namespace(),
     "pid": os.getpid(),
     "version": "27.0.0",
     "python_version": "3.13.0",
@@ -30,13 +36,22 @@ def opened(directory: Path) -> Iterator[Board]:
     keys_fd = os.open(directory / "keys", flags)
     is_new = not (directory / "board").exists()
     board_fd = os.open(directory / "board", os.O_RDWR | os.O_CREAT)
+    if is_new:
+        Board.format(board_fd, META)
+    board = Board(board_fd, keys_fd)
     try:
-        if is_new:
-            Board.format(board_fd, META)
-        yield Board(board_fd, keys_fd)
+        yield board
     finally:
         os.close(board_fd)
         os.close(keys_fd)
+
+
+@contextlib.contextmanager
+def server_with(board: Board, directory: Path) -> Iterator[ServerReader]:
+    """Read the server whose only board that is."""
+    reader = ServerReader(directory, [board])
+    yield reader
+    reader.close()
 
 
 def start_worker(board: Board, slot: int, age: int) -> Slot:

@@ -12,6 +12,7 @@ from gunicorn_prom.errors import StateError
 from gunicorn_prom.keys import EXCEPTIONS, HTTP, OTHER, TABLES
 from gunicorn_prom.scoreboard import (
     CELL_BYTES,
+    EXIT_REASONS,
     HEADER_BYTES,
     LANES,
     PAGE_CELLS,
@@ -20,6 +21,7 @@ from gunicorn_prom.scoreboard import (
     Layout,
     Master,
     Reading,
+    Vital,
     busy_seconds,
 )
 from tests.unit.boards import BUCKETS, META, SLOTS, log, opened, requests_in, start_worker
@@ -38,12 +40,13 @@ def board(tmp_path: Path) -> Iterator[Board]:
 
 
 def test_no_two_things_share_a_cell() -> None:
-    """Header, master, heartbeats, banks and slots follow each other without overlap."""
+    """Header, master, vitals, banks and slots follow each other without overlap."""
     layout = Layout(BUCKETS, SLOTS)
     regions = [
         (0, HEADER_BYTES // CELL_BYTES),
         (layout.master, Master.CELLS),
-        (layout.heartbeats, SLOTS),
+        (layout.master_counters, layout.fixed_counters),
+        (layout.vitals, SLOTS * Vital.CELLS),
         *((layout.bank_at(number), layout.bank_stride) for number in (0, 1)),
         *((layout.slot_at(slot), Gauge.CELLS + layout.counters) for slot in range(SLOTS)),
     ]
@@ -122,17 +125,24 @@ def test_retiring_moves_the_counts(board: Board) -> None:
     worker.observe_request(GET_200, 0.05)
     worker.count(EXCEPTIONS, ("KeyError",))
     before = board.read()
-    board.retire_slot(0)
+    board.retire_slot(0, "signal")
     after = board.read()
-    assert (after.totals, after.workers) == (before.totals, [])
+    assert (without_exits(after), after.workers) == (without_exits(before), [])
+    assert after.totals[board.layout.exits + EXIT_REASONS.index("signal")] == 1
+
+
+def without_exits(reading: Reading) -> list[float]:
+    """Return the totals but for the ledger, which a fold adds to."""
+    exits = reading.columns.layout.exits
+    return reading.totals[:exits] + reading.totals[exits + len(EXIT_REASONS) :]
 
 
 def test_retiring_twice_counts_once(board: Board) -> None:
     """A second look at the same dead worker changes nothing."""
     start_worker(board, 0, 1).observe_request(GET_200, 0.05)
-    board.retire_slot(0)
+    board.retire_slot(0, "signal")
     before = board.read().totals
-    board.retire_slot(0)
+    board.retire_slot(0, "signal")
     assert board.read().totals == before
 
 
@@ -142,7 +152,7 @@ def test_a_slot_is_used_again(board: Board) -> None:
         worker = start_worker(board, 0, age)
         assert board.read().workers[0].counters == [0.0] * len(board.read().totals)
         worker.observe_request(GET_200, 0.05)
-        board.retire_slot(0)
+        board.retire_slot(0, "signal")
     assert requests_in(board.read()) == 5
 
 
@@ -151,7 +161,7 @@ def test_a_worker_killed_while_busy_leaves_positive_seconds(board: Board) -> Non
     worker = start_worker(board, 0, 1)
     cell = worker.counters + board.layout.busy_seconds
     worker.cells[cell] = 5.0 - board.read().time
-    board.retire_slot(0)
+    board.retire_slot(0, "signal")
     assert board.read().totals[board.layout.busy_seconds] == pytest.approx(5.0, abs=1.0)
 
 
@@ -212,18 +222,18 @@ def test_a_crash_while_retiring_changes_no_total(tmp_path: Path) -> None:
         directory.mkdir()
         with opened(directory) as board, opened(directory) as reader:
             start_worker(board, 0, 1).observe_request(GET_200, 0.05)
-            board.retire_slot(0)
+            board.retire_slot(0, "signal")
             start_worker(board, 1, 2).observe_request(("GET", "404"), 0.5)
             start_worker(board, 0, 3).observe_request(GET_200, 5.0)
             before = reader.read()
             board.cells = CrashingCells(board.cells, stores)  # type: ignore[assignment]
             try:
-                board.retire_slot(0)
+                board.retire_slot(0, "signal")
             except Crash:
                 assert reader.read().totals == before.totals
                 assert workers_of(reader.read()) == [0, 1]
             else:
-                assert reader.read().totals == before.totals
+                assert without_exits(reader.read()) == without_exits(before)
                 assert workers_of(reader.read()) == [1]
                 assert stores > 5
                 return
@@ -261,9 +271,9 @@ def test_a_reader_never_sees_a_count_twice_or_not_at_all(tmp_path: Path) -> None
                 start_worker(board, age, age).observe_request(GET_200, 0.05)
 
             def replace_workers(board: Board = board) -> None:
-                board.retire_slot(1)
+                board.retire_slot(1, "signal")
                 board.open_slot(1, 3)
-                board.retire_slot(2)
+                board.retire_slot(2, "signal")
 
             cells = InterruptedCells(reader.cells, look_ups, replace_workers)
             reader.cells = cells  # type: ignore[assignment]

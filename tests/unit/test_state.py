@@ -1,5 +1,6 @@
 """The state directory: whose it is, what is swept from it, and what stays."""
 
+import gc
 import os
 import stat
 import tempfile
@@ -14,7 +15,10 @@ from tests.unit.boards import META
 
 def release(state: State) -> None:
     """Let go of the lock as the kernel does when a master is killed."""
-    state.close_in_child()
+    os.close(state.board.board_fd)
+    state.board.cells.release()
+    state.boards.clear()
+    gc.collect()
 
 
 def test_a_directory_of_its_own(tmp_path: Path) -> None:
@@ -22,8 +26,8 @@ def test_a_directory_of_its_own(tmp_path: Path) -> None:
     states = [State.create(tmp_path / "root", META) for _ in range(2)]
     for state in states:
         assert stat.S_IMODE(state.path.stat().st_mode) == 0o700
-        assert {path.name for path in state.path.iterdir()} == {"board", "keys"}
-        state.remove()
+        assert {path.stem for path in state.path.iterdir()} == {"board", "keys"}
+        state.close()
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -34,7 +38,7 @@ def test_what_nobody_holds_is_swept(tmp_path: Path) -> None:
     following = State.create(tmp_path, META)
     assert {path.name for path in tmp_path.iterdir()} == {living.path.name, following.path.name}
     for state in (living, following):
-        state.remove()
+        state.close()
 
 
 @pytest.mark.parametrize(
@@ -67,13 +71,24 @@ def test_what_belongs_to_another_user_stays(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_a_child_does_not_hold_the_lock(tmp_path: Path) -> None:
-    """What a fork has copied of the lock is let go there, twice without harm."""
+def test_a_child_holds_the_board(tmp_path: Path) -> None:
+    """A directory stays as long as a process lives that may still write to it."""
     state = State.create(tmp_path, META)
-    state.close_in_child()
-    state.close_in_child()
+    reading_end, writing_end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writing_end)
+        os.read(reading_end, 1)
+        os._exit(0)
+    os.close(reading_end)
+    path = state.path
+    release(state)
     sweep(tmp_path)
-    assert not state.path.exists()
+    assert path.exists()
+    os.close(writing_end)
+    os.waitpid(child, 0)
+    sweep(tmp_path)
+    assert not path.exists()
 
 
 def test_an_unusable_directory_is_told(tmp_path: Path) -> None:
