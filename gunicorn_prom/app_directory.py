@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gunicorn_prom.app_metrics import VARIABLE
 
@@ -60,11 +61,12 @@ class AppDirectory:
         self._owner: tuple[int, int] | None = None
 
     @classmethod
-    def announced(cls, *, wanted: bool) -> "AppDirectory":
-        """Return the directory that the environment names; none when it is not `wanted`."""
-        if not wanted:
+    def announced(cls, cfg: Any) -> "AppDirectory":
+        """Return the directory that the environment names; none when `cfg` wants none."""
+        users = cfg.env.get(VARIABLE)  # what `--env` sets in the workers
+        if users or not cfg.app_metrics:
             withdraw()
-            return cls(None, is_ours=False)
+            return cls(Path(users) if users and cfg.app_metrics else None, is_ours=False)
         found = os.environ.get(VARIABLE)
         path = Path(found) if found else None
         return cls(path, is_ours=path is not None and path == _announced)

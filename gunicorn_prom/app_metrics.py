@@ -82,7 +82,8 @@ LOCK = "gunicorn-prom.lock"
 # Files of which none is understood before the format counts as unknown.
 MAX_PROBES = 16
 
-READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# Not to wait for a writer where somebody has put a FIFO.
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 WRITE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 Entry = tuple[bytes, float, float]

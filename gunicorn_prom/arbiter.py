@@ -21,6 +21,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn_prom import __version__
 from gunicorn_prom.app_directory import AppDirectory
 from gunicorn_prom.app_metrics import Folder
+from gunicorn_prom.errors import GunicornPromError
 from gunicorn_prom.exporter.host import ExporterHost
 from gunicorn_prom.instrument.wsgi import fits
 from gunicorn_prom.keys import WORKER_CLASSES
@@ -99,7 +100,11 @@ class PrometheusArbiter(Arbiter):
         Raises:
             GunicornPromError: the address cannot be had.
         """
-        self.open()
+        try:
+            self.open()
+        except GunicornPromError:
+            self._close()
+            raise
         super().start()
 
     def apply_settings(self) -> None:
@@ -128,7 +133,7 @@ class PrometheusArbiter(Arbiter):
         add_own_settings(cfg)
         root = Path(cfg.metrics_state_dir) if cfg.metrics_state_dir else None
         master = f"{os.getpid()}.{time.time_ns()}"
-        self._app_directory = AppDirectory.announced(wanted=cfg.app_metrics)
+        self._app_directory = AppDirectory.announced(cfg)
         self._fixed_meta = {
             "master": master,
             "pid": os.getpid(),
@@ -208,10 +213,16 @@ class PrometheusArbiter(Arbiter):
     def _add_slots(self) -> None:
         """Make a further board, for more workers than were foreseen or other buckets."""
         assert self._state is not None
-        boards = self._state.boards
-        first_slot = max(board.meta["first_slot"] + board.layout.slots for board in boards)
+        taken = sorted(
+            (board.meta["first_slot"], board.meta["first_slot"] + board.layout.slots)
+            for board in self._state.boards
+        )
+        meta = self._meta(self.cfg, first_slot=0)
+        for first, end in taken:
+            if meta["first_slot"] + meta["slots"] > first:
+                meta["first_slot"] = end
         start_time = self._state.board.read().master[Master.START_TIME]
-        self._state.add_board(self._meta(self.cfg, first_slot))
+        self._state.add_board(meta)
         self._state.board.set_master(Master.START_TIME, start_time)
         self._begin_board()
 

@@ -216,6 +216,11 @@ class Launcher(WSGIApplication, _Serving):
             GunicornPromError: something is not to be had.
             SystemExit: at the end.
         """
+        if self.cfg.metrics_web_config:
+            # Imported for it alone: TLS and passwords are a lot of memory.
+            from gunicorn_prom.exporter.door import validate
+
+            validate(Path(self.cfg.metrics_web_config))
         if not self.cfg.check_config and not self.cfg.print_config:
             if self.cfg.daemon:  # which could not tell any more
                 make_root(self.cfg.metrics_state_dir and Path(self.cfg.metrics_state_dir))

@@ -35,6 +35,7 @@ __all__ = [
     "State",
     "board_files",
     "default_root",
+    "has_holder",
     "is_held",
     "load_board",
     "make_root",
@@ -234,7 +235,7 @@ class State:
         for board in self.boards:
             # Who has been killed may take a moment to be gone, and would hold it.
             fcntl.flock(board.board_fd, fcntl.LOCK_UN)
-        if not _has_holder(self.path):
+        if not has_holder(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -335,11 +336,12 @@ def sweep(root: Path) -> None:
         with suppress(FileNotFoundError), _opened_directory(path) as directory_fd:
             # Who makes a server holds its directory until there is a board in it.
             is_being_made = not _lock(directory_fd)
-            if not is_being_made and not _has_holder(path):
+            if not is_being_made and not has_holder(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _has_holder(path: Path) -> bool:
+def has_holder(path: Path) -> bool:
+    """Tell whether a process of the server whose directory that is still lives."""
     return any(_is_held_file(board) for _, board in board_files(path))
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gunicorn_prom.cli.export import export
 from gunicorn_prom.cli.run import run
 
 __all__ = ["app"]
@@ -19,6 +20,7 @@ app = typer.Typer(
     # When piped, Typer would still draw boxes and wrap at 80 columns.
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
 )
+app.command("export")(export)
 app.command("run", options_metavar="[OPTIONS] [APP_MODULE]")(run)
 
 

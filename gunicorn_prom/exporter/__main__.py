@@ -3,8 +3,8 @@
     python -m gunicorn_prom.exporter OPTIONS
 
 with OPTIONS in JSON: the `path` of the metrics, the `directory` of the server (see
-`State`), and the `descriptors` of the listening socket, the lifeline (see `Server`), the
-scoreboard and its labels.
+`State`), the `web_config` file or null, and the `descriptors` of the listening socket,
+the lifeline (see `Server`), the scoreboard and its labels.
 """
 
 import json
@@ -12,9 +12,11 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 from gunicorn_prom.exporter.endpoint import Endpoint
+from gunicorn_prom.exporter.host import open_door
 from gunicorn_prom.exporter.server import Server
 from gunicorn_prom.reader import ServerReader
 from gunicorn_prom.scoreboard import Board
@@ -32,9 +34,13 @@ def main(options: str) -> None:
     log.addHandler(logging.StreamHandler())
     listener = socket.socket(fileno=listener_fd)
     listener.setblocking(False)
-    reader = ServerReader(Path(given["directory"]), [Board(board_fd, keys_fd)])
-    endpoint = Endpoint({"": reader}, given["path"], log)
-    Server(listener, endpoint.respond, log, lifeline).serve()
+    board = Board(board_fd, keys_fd)
+    endpoint = Endpoint({"": ServerReader(Path(given["directory"]), [board])}, given["path"], log)
+    door = None
+    if given["web_config"] is not None:
+        count_error = partial(board.count_server_error, "web_config")
+        door = open_door(given["web_config"], log, count_error)
+    Server(listener, endpoint.respond, log, lifeline, door).serve()
 
 
 if __name__ == "__main__":

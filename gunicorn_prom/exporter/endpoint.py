@@ -42,12 +42,20 @@ class Endpoint:
     def respond(self, request: Request) -> Answer:
         """Answer a GET or HEAD request."""
         if request.path == self._path:
+            if not self._is_anything_there():
+                return Answer(503, b"no server is running\n")
             return self._metrics(parse_qs(request.query).get("name[]", []), request.headers)
         if request.path == "/-/healthy":
             return self._health(liveness_problem, "healthy")
         if request.path == "/-/ready":
             return self._health(readiness_problem, "ready")
         return refusal(404)
+
+    def _is_anything_there(self) -> bool:
+        # A server that is looked at by its own metrics server is. Of several that are
+        # looked at from beside, each has its gauge instead.
+        only = self._readers.get("")
+        return only is None or bool(only.own) or bool(only.read().masters)
 
     def _health(self, find_problem: Callable[[ServerReading], str], good: str) -> Answer:
         problems = []

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gunicorn_prom
 from gunicorn_prom.app_metrics import VARIABLE
-from gunicorn_prom.exporter.listener import HANDED_OVER, listen, url_of
+from gunicorn_prom.exporter.listener import HANDED_OVER, drop_inherited, listen, url_of
 from gunicorn_prom.reader import ServerReader
 from gunicorn_prom.state import State
 
 if TYPE_CHECKING:
+    from gunicorn_prom.exporter.door import Door
     from gunicorn_prom.exporter.server import Server
 
-__all__ = ["ExporterHost", "is_patched"]
+__all__ = ["ExporterHost", "Service", "is_patched", "open_door"]
 
 # A scrape takes milliseconds. A fork does not wait for one that hangs.
 FORK_WAIT_S = 1.0
@@ -51,6 +52,17 @@ def is_patched() -> bool:
     return eventlet is not None and eventlet.is_monkey_patched("thread")
 
 
+def open_door(web_config: str, log: Any, count_error: Callable[[], None]) -> "Door":
+    """Read the web configuration file; TLS and passwords are imported only for it.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    from gunicorn_prom.exporter.door import Door
+
+    return Door.open(Path(web_config), log, count_error)
+
+
 class Service(NamedTuple):
     """What the metrics server serves, and where.
 
@@ -58,12 +70,14 @@ class Service(NamedTuple):
         directory: of the server, see `State`.
         bind: the address, as the user gave it.
         where: "thread" or "process".
+        web_config: the web configuration file, None for plain HTTP to everybody.
     """
 
     directory: Path
     bind: str
     path: str
     where: str
+    web_config: str | None
 
     @classmethod
     def wanted(cls, cfg: Any, directory: Path) -> "Service | None":
@@ -73,7 +87,7 @@ class Service(NamedTuple):
             return None
         if where == "auto":
             where = "process" if is_patched() else "thread"
-        return cls(directory, cfg.metrics_bind, cfg.metrics_path, where)
+        return cls(directory, cfg.metrics_bind, cfg.metrics_path, where, cfg.metrics_web_config)
 
 
 class ExporterHost:
@@ -90,14 +104,23 @@ class ExporterHost:
 
         Raises:
             BindError: the address cannot be had.
+            UsageError: the web configuration file cannot be used.
         """
         service = Service.wanted(cfg, state.path)
         if service is None:
+            drop_inherited()
             return None
+        door = None
+        if service.web_config is not None:
+            door = open_door(
+                service.web_config, log, lambda: state.board.count_server_error("web_config")
+            )
         listener = listener or listen(service.bind)
-        host_class = ProcessHost if service.where == "process" else ThreadHost
-        log.info("Metrics at %s (%s)", url_of(listener, service.path), service.where)
-        return host_class(listener, service, state, log)
+        scheme = "http" if door is None else door.scheme
+        log.info("Metrics at %s (%s)", url_of(listener, service.path, scheme), service.where)
+        if service.where == "process":
+            return ProcessHost(listener, service, state, log)
+        return ThreadHost(listener, service, state, log, door)
 
     @staticmethod
     def follow(
@@ -190,8 +213,16 @@ class ExporterHost:
 class ThreadHost(ExporterHost):
     """The metrics server as a thread of the master."""
 
-    def __init__(self, listener: socket.socket, service: Service, state: State, log: Any) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        service: Service,
+        state: State,
+        log: Any,
+        door: "Door | None",
+    ) -> None:
         super().__init__(listener, service, state, log)
+        self._door = door
         # Before the first fork, so that all processes share what it takes.
         self._endpoint_module = _import_endpoint()
         self._server_module = import_module("gunicorn_prom.exporter.server")
@@ -206,7 +237,7 @@ class ThreadHost(ExporterHost):
         reader = ServerReader(self.service.directory, self._state.boards)
         endpoint = self._endpoint_module.Endpoint({"": reader}, self.service.path, self._log)
         self._server = self._server_module.Server(
-            self._listener, endpoint.respond, self._log, self._make_lifeline()
+            self._listener, endpoint.respond, self._log, self._make_lifeline(), self._door
         )
         self._run()
 
@@ -319,6 +350,7 @@ class ProcessHost(ExporterHost):
         options = {
             "path": self.service.path,
             "directory": str(self.service.directory),
+            "web_config": self.service.web_config,
             "descriptors": [copy for _, _, copy in copies],
         }
         self._started = time.monotonic()

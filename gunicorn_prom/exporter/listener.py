@@ -6,11 +6,11 @@ import socket
 from gunicorn_prom.errors import BindError
 from gunicorn_prom.settings import parse_bind
 
-__all__ = ["HANDED_OVER", "listen", "url_of"]
+__all__ = ["HANDED_OVER", "drop_inherited", "listen", "url_of"]
 
 # The descriptor of the socket, from a master to the one that replaces it (USR2).
 HANDED_OVER = "GUNICORN_PROM_FD"
-BACKLOG = 128
+BACKLOG = 1024
 
 
 def listen(address: str) -> socket.socket:
@@ -44,6 +44,13 @@ def listen(address: str) -> socket.socket:
         raise _bind_error(address, error) from error
     listener.setblocking(False)
     return listener
+
+
+def drop_inherited() -> None:
+    """Close the socket of the last generation where this one has no metrics server."""
+    inherited = _inherited_listener()
+    if inherited is not None:
+        inherited.close()
 
 
 def _inherited_listener() -> socket.socket | None:

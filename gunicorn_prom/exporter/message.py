@@ -17,6 +17,8 @@ PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
 REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     414: "URI Too Long",

@@ -2,7 +2,9 @@
 
 One thread, one selector, every socket non-blocking: a connection that is silent,
 half sent or not read costs its deadline and a place in a bounded table, and the
-oldest gives way to a new one. A request is looked at once it is complete.
+oldest gives way to a new one. A request is looked at once it is complete. So is
+encryption just a step that takes its client several turns, and a password is
+checked elsewhere while the others are answered.
 
 Every connection carries one request: a scrape every few seconds gains nothing by
 keeping it open.
@@ -14,24 +16,43 @@ import logging
 import os
 import selectors
 import socket
+import ssl  # Gunicorn's configuration has imported it anyway
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gunicorn_prom.exporter.message import Answer, Request, refusal, understand, word
+
+if TYPE_CHECKING:
+    from gunicorn_prom.exporter.authentication import Check
+    from gunicorn_prom.exporter.door import Door, Visit
 
 __all__ = ["Server"]
 
 MAX_CONNECTIONS = 256
 MAX_REQUEST_BYTES = 16 * 1024
 READ_TIMEOUT_S = 5.0
+PASSWORD_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 10.0
+# For the rest of a request that was refused before its end.
+LINGER_TIMEOUT_S = 2.0
+LINGER_BYTES = 4 * 1024 * 1024
 TURN_S = 0.5
 DRAIN_S = 0.5
+ACCEPTS_PER_TURN = 64
 CHUNK_BYTES = 65536
 END_OF_HEADERS = b"\r\n\r\n"
+TLS_HANDSHAKE = b"\x16"
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+METHODS = ("GET", "HEAD")
+CLIENT_ERRORS = range(400, 500)
+# Probes have no password: they are told the status and nothing else.
+HEALTH_PATHS = ("/-/healthy", "/-/ready")
+
+# A step of a connection returns the next one; None when it is over.
+_Step: TypeAlias = "Callable[[_Connection], _Next]"
+_Next: TypeAlias = "_Step | None"
 
 
 class Server:
@@ -43,6 +64,8 @@ class Server:
         log: takes what goes wrong on our side.
         lifeline: the reading end of a pipe nobody writes to; when its other end is
             closed, by the owner or by the owner's death, the server is to end.
+        door: decides who comes in, and whether connections are encrypted; None lets
+            everybody in. It is closed with the server.
     """
 
     def __init__(
@@ -51,11 +74,13 @@ class Server:
         respond: Callable[[Request], Answer],
         log: logging.Logger | Any,
         lifeline: int,
+        door: "Door | None" = None,
     ) -> None:
         self.listener = listener
         self._respond = respond
         self._log = log
         self._lifeline = lifeline
+        self._door = door
         # Held while requests are worked on, so that a fork can wait for a moment at
         # which no lock that matters is held by this thread.
         self.lock = threading.Lock()
@@ -63,6 +88,8 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._selector.register(lifeline, selectors.EVENT_READ)
+        if door is not None:
+            self._selector.register(door.passwords, selectors.EVENT_READ)
 
     def serve(self) -> None:
         """Answer until the lifeline is cut, then finish what was begun and close."""
@@ -90,6 +117,8 @@ class Server:
                     self._accept()
                 elif key.fileobj in self._connections:
                     self._advance(self._connections[key.fileobj])
+                elif self._door is not None and key.fileobj is self._door.passwords:
+                    self._door.passwords.collect()
                 else:
                     is_cut |= key.fileobj == self._lifeline
             self._close_overdue()
@@ -106,115 +135,259 @@ class Server:
         for client in self._connections:
             client.close()
         self._connections.clear()
+        if self._door is not None:
+            self._door.close()
         if not keep_listener:
             self.listener.close()
 
     def _accept(self) -> None:
-        try:
-            client, _ = self.listener.accept()
-        except OSError as error:
-            # Gone again, taken by another generation, or no descriptor is left: then
-            # one of ours must go, or the listener would stay readable for ever.
-            if error.errno in OUT_OF_DESCRIPTORS:
-                self._close_oldest()
-            return
+        if self._door is not None:
+            self._door.refresh()
+        # Several at once, or a crowd would fill the backlog and lose those behind it.
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                client, address = self.listener.accept()
+            except OSError as error:
+                # Gone again, taken by another generation, or no descriptor is left: then
+                # one of ours must go, or the listener would stay readable for ever.
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    self._close_oldest()
+                return
+            self._welcome(client, address)
+
+    def _welcome(self, client: socket.socket, address: Any) -> None:
         client.setblocking(False)
         if len(self._connections) >= MAX_CONNECTIONS:
             self._close_oldest()
-        self._connections[client] = _Connection(client, time.monotonic() + READ_TIMEOUT_S)
-        self._selector.register(client, selectors.EVENT_READ)
-        self._advance(self._connections[client])
+        visit = None
+        if self._door is not None:
+            try:
+                visit = self._door.welcome(client, address)
+            except (OSError, ValueError):  # it is gone, and `ssl` says so in several ways
+                client.close()
+                return
+            client = visit.client
+        first = self._shake_hands if isinstance(client, ssl.SSLSocket) else self._read
+        self._connections[client] = connection = _Connection(client, visit, first)
+        self._advance(connection)
 
     def _advance(self, connection: "_Connection") -> None:
+        """Take the next steps of a connection until one has to wait, or it is over."""
         try:
-            if not connection.answering and connection.read():
-                connection.begin_answer(self._answer(connection.received))
-                self._selector.modify(connection.client, selectors.EVENT_WRITE)
-            if connection.answering and connection.write():
-                self._close(connection.client)
+            while connection.step is not None:
+                connection.step = connection.step(connection)
+        except _ParkedError:
+            self._watch(connection, 0)
+        except ssl.SSLWantWriteError:
+            self._watch(connection, selectors.EVENT_WRITE)
+        except ssl.SSLWantReadError:
+            self._watch(connection, selectors.EVENT_READ)
         except BlockingIOError:
-            pass  # the rest when the selector says so
-        except OSError:
-            self._close(connection.client)
+            is_writing = connection.step == self._write
+            self._watch(connection, selectors.EVENT_WRITE if is_writing else selectors.EVENT_READ)
+        except (OSError, ValueError) as error:  # it is gone or speaks something else
+            self._log.debug("gunicorn-prom: the metrics server lost a client: %s", error)
+            self._close(connection)
+        else:
+            self._close(connection)
 
-    def _answer(self, message: bytes) -> bytes:
-        if len(message) > MAX_REQUEST_BYTES:
-            return word(refusal(431))
-        request = understand(message)
+    def _watch(self, connection: "_Connection", events: int) -> None:
+        """Have a connection go on when its client is ready; with 0, when somebody else says."""
+        if events == connection.watched:
+            return
+        if not connection.watched:
+            self._selector.register(connection.client, events)
+        elif not events:
+            self._selector.unregister(connection.client)
+        else:
+            self._selector.modify(connection.client, events)
+        connection.watched = events
+
+    # The steps of a connection. Each may raise what says that it has to wait, and is
+    # taken again then, or an OSError, which ends the connection.
+
+    def _shake_hands(self, connection: "_Connection") -> _Step:
+        assert isinstance(connection.client, ssl.SSLSocket)  # what _welcome has asked for
+        connection.client.do_handshake()
+        return self._read
+
+    def _read(self, connection: "_Connection") -> _Step:
+        connection.read()
+        return self._understand
+
+    def _understand(self, connection: "_Connection") -> _Step:
+        if len(connection.received) > MAX_REQUEST_BYTES:
+            return self._say(connection, refusal(431))
+        request = understand(connection.received)
         if isinstance(request, Answer):
-            return word(request)
-        if request.method not in ("GET", "HEAD"):
-            refused = refusal(405)
-            return word(refused._replace(headers={**refused.headers, "Allow": "GET, HEAD"}))
+            return self._say(connection, request)
+        connection.request = request
+        return self._judge(connection, request)
+
+    def _judge(self, connection: "_Connection", request: Request) -> _Step:
+        if self._door is None or connection.visit is None:
+            return self._answer
+        finding = self._door.judge(
+            connection.visit, request, lambda refused: self._settle(connection, refused)
+        )
+        if finding is None or isinstance(finding, Answer):
+            connection.refused = finding
+            return self._answer
+        connection.check = finding
+        connection.deadline = time.monotonic() + PASSWORD_TIMEOUT_S
+        return self._wait
+
+    def _wait(self, connection: "_Connection") -> _Step:
+        if connection.check is not None:
+            raise _ParkedError
+        return self._answer
+
+    def _settle(self, connection: "_Connection", refused: Answer | None) -> None:
+        if connection.client in self._connections:  # it may have been closed meanwhile
+            connection.check = None
+            connection.refused = refused
+            self._advance(connection)
+
+    def _answer(self, connection: "_Connection") -> _Step:
+        assert connection.request is not None  # _understand has set it
+        request, refused = connection.request, connection.refused
+        is_probe = request.method in METHODS and request.path in HEALTH_PATHS
+        if refused is not None and not is_probe:
+            return self._say(connection, refused)
+        if request.method not in METHODS:
+            answer = refusal(405)
+            answer = answer._replace(headers={**answer.headers, "Allow": ", ".join(METHODS)})
+            return self._say(connection, answer)
         try:
             answer = self._respond(request)
         except Exception:
             self._log.exception("gunicorn-prom: the metrics server failed to answer")
             answer = refusal(500)
-        return word(answer, with_body=request.method == "GET")
+        return self._say(connection, answer if refused is None else refusal(answer.status))
+
+    def _say(self, connection: "_Connection", answer: Answer) -> _Step:
+        if connection.visit is not None:
+            more = connection.visit.rules.headers
+            answer = answer._replace(headers={**answer.headers, **more})
+        is_head = connection.request is not None and connection.request.method == "HEAD"
+        connection.received = b""  # it may be kept long enough to take up room
+        connection.rest = memoryview(word(answer, with_body=not is_head))
+        connection.deadline = time.monotonic() + WRITE_TIMEOUT_S
+        # Closed with input unread, the connection would be reset, and the client might
+        # never see why.
+        connection.is_to_linger = answer.status in CLIENT_ERRORS
+        return self._write
+
+    def _write(self, connection: "_Connection") -> _Next:
+        connection.write()
+        if not connection.is_to_linger:
+            connection.take_leave()
+            return None
+        connection.client.shutdown(socket.SHUT_WR)
+        connection.deadline = time.monotonic() + LINGER_TIMEOUT_S
+        return self._linger
+
+    def _linger(self, connection: "_Connection") -> None:
+        connection.skip()
 
     def _close_overdue(self) -> None:
         now = time.monotonic()
-        overdue = [c.client for c in self._connections.values() if c.deadline < now]
-        for client in overdue:
-            self._close(client)
+        for connection in [c for c in self._connections.values() if c.deadline < now]:
+            if connection.check is None or self._door is None:
+                self._close(connection)
+            else:
+                self._settle(connection, self._door.give_up(connection.check))
 
     def _close_oldest(self) -> None:
-        oldest = next(iter(self._connections), None)
+        # Those whose request is complete soon end by themselves; one that waits for
+        # its hash must not be pushed out by a crowd that says nothing.
+        everybody = self._connections.values()
+        oldest = next((c for c in everybody if c.request is None), None)
+        oldest = oldest or next(iter(everybody), None)
         if oldest is not None:
             self._close(oldest)
 
-    def _close(self, client: socket.socket) -> None:
-        del self._connections[client]
-        self._selector.unregister(client)
+    def _close(self, connection: "_Connection") -> None:
+        del self._connections[connection.client]
+        self._watch(connection, 0)
+        if connection.check is not None and self._door is not None:
+            self._door.give_up(connection.check)
         with contextlib.suppress(OSError):  # the client may have been first
             # A worker that is being forked may still have a copy of the socket open;
             # this ends the connection all the same.
-            client.shutdown(socket.SHUT_RDWR)
-        client.close()
+            connection.client.shutdown(socket.SHUT_RDWR)
+        connection.client.close()
+
+
+class _ParkedError(Exception):
+    """The connection goes on when its password has been checked."""
 
 
 class _Connection:
-    """One client: first its request is read, then the answer written.
+    """One client: its request is read, then perhaps its password checked, then it is answered.
 
     Attributes:
+        visit: what the door knows of it; None without a door.
+        step: what is next.
         deadline: CLOCK_MONOTONIC seconds at which the connection is closed.
+        watched: the events that the selector looks for, 0 when it does not know it.
+        request: None until it is complete.
+        check: what it waits for.
+        refused: what it gets instead of an answer.
     """
 
-    def __init__(self, client: socket.socket, deadline: float) -> None:
+    def __init__(self, client: socket.socket, visit: "Visit | None", step: _Step) -> None:
         self.client = client
-        self.deadline = deadline
+        self.visit = visit
+        self.step: _Next = step
+        self.deadline = time.monotonic() + READ_TIMEOUT_S
+        self.watched = 0
         self.received = b""
-        self.answering = False
-        self._rest = memoryview(b"")
+        self.request: Request | None = None
+        self.check: Check | None = None
+        self.refused: Answer | None = None
+        self.rest = memoryview(b"")
+        self.is_to_linger = False
+        self._skipped_bytes = 0
 
-    def read(self) -> bool:
-        """Read what is there; tell whether the request is complete or too long.
+    def read(self) -> None:
+        """Read what is there until the request is complete or too long.
 
         Raises:
-            OSError: BlockingIOError when there is more to come, else the end.
+            OSError: there is more to come, or the client is gone.
         """
-        while END_OF_HEADERS not in self.received:
+        while END_OF_HEADERS not in self.received and len(self.received) <= MAX_REQUEST_BYTES:
             data = self.client.recv(CHUNK_BYTES)
             if not data:
                 raise ConnectionResetError
             self.received += data
-            if len(self.received) > MAX_REQUEST_BYTES:
-                break
-        return True
+            if self.received.startswith(TLS_HANDSHAKE):
+                # It would wait for an answer that is none, and we for the end of headers.
+                raise ConnectionResetError
 
-    def begin_answer(self, answer: bytes) -> None:
-        """Have `answer` ready to be written."""
-        self.answering = True
-        self.deadline = time.monotonic() + WRITE_TIMEOUT_S
-        self._rest = memoryview(answer)
-
-    def write(self) -> bool:
-        """Write what the client takes; tell whether that was all.
+    def write(self) -> None:
+        """Write the answer.
 
         Raises:
-            OSError: BlockingIOError when the client takes no more now, else the end.
+            OSError: the client takes no more now, or is gone.
         """
-        while self._rest:
-            self._rest = self._rest[self.client.send(self._rest) :]
-        return True
+        while self.rest:
+            self.rest = self.rest[self.client.send(self.rest) :]
+
+    def take_leave(self) -> None:
+        """Tell an encrypted client that this was all, and do not wait for its reply."""
+        if isinstance(self.client, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self.client.unwrap()
+
+    def skip(self) -> None:
+        """Read the rest of what the client sends, within bounds, and forget it.
+
+        Raises:
+            OSError: there is more to come, or the client is gone.
+        """
+        while self._skipped_bytes < LINGER_BYTES:
+            data = self.client.recv(CHUNK_BYTES)
+            if not data:
+                return
+            self._skipped_bytes += len(data)
