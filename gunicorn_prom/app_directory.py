@@ -9,16 +9,31 @@ that was announced stays in use if something has been made in it meanwhile.
 """
 
 import atexit
+import errno
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gunicorn_prom.app_metrics import VARIABLE
+from gunicorn_prom.settings import is_switched_off
 
-__all__ = ["AppDirectory", "announce"]
+__all__ = ["AppDirectory", "announce", "remove_announced"]
+
+# The directory of the last generation, which the next one goes on with.
+HANDED_OVER = "GUNICORN_PROM_APP"
+
+# What readers look for in the directory of a server, and what tells those who clean up
+# of a directory elsewhere.
+APP = "app"
+ANNOUNCED = "announced"
+
+# For the first pages of a worker's files, of which there may be eight.
+MIN_ROOM_BYTES = 1 << 20
 
 _PREFIX = "gunicorn-prom-app-"
 _announced: Path | None = None
@@ -27,55 +42,72 @@ _announced: Path | None = None
 def announce() -> None:
     """Set the variable, unless the user has; call it before the configuration is read."""
     global _announced  # noqa: PLW0603  # the environment is global as well
-    if VARIABLE in os.environ:
+    handed_over = os.environ.pop(HANDED_OVER, None)
+    if VARIABLE in os.environ or is_switched_off("app_metrics"):
         return
     # Where there is no room, the application's metrics stay what they would be without us.
     with suppress(OSError):
-        _announced = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        _announced = Path(handed_over or tempfile.mkdtemp(prefix=_PREFIX))
         os.environ[VARIABLE] = str(_announced)
-        atexit.register(withdraw)  # the process may come to nothing
+        if not handed_over:
+            atexit.register(_withdraw)  # the process may come to nothing
 
 
-def withdraw() -> None:
+def _withdraw() -> None:
     """Take back what was announced, unless it is in use."""
-    global _announced  # noqa: PLW0603  # see announce
     if _announced is not None:
-        with suppress(OSError):  # somebody has made a metric in it
+        with suppress(OSError):
             _announced.rmdir()
-        if os.environ.get(VARIABLE) == str(_announced):
-            del os.environ[VARIABLE]
-        _announced = None
+            if os.environ.get(VARIABLE) == str(_announced):
+                del os.environ[VARIABLE]
+
+
+def remove_announced(server: Path) -> None:
+    """Remove the directory elsewhere that the one of a server, about to be removed, tells of."""
+    with suppress(OSError):
+        target = (server / ANNOUNCED).readlink()
+        status = target.lstat()
+        is_ours = stat.S_ISDIR(status.st_mode) and target.name.startswith(_PREFIX)
+        if is_ours:
+            shutil.rmtree(target, ignore_errors=True)
 
 
 class AppDirectory:
     """The directory of the application's metrics, in the master.
 
     Attributes:
-        path: None when they are not to be served.
-        is_ours: made for this run; else it is what the user has set.
+        path: None where the application is left alone.
+        is_ours: made for this server; else it is what the user has set.
+        is_served: False when it is there only because prometheus_client is imported
+            already and would fail without.
     """
 
-    def __init__(self, path: Path | None, *, is_ours: bool) -> None:
+    def __init__(self, path: Path | None, *, is_ours: bool, is_served: bool = True) -> None:
         self.path = path
         self.is_ours = is_ours
+        self.is_served = is_served
         self._owner: tuple[int, int] | None = None
+        self._has_room = True
+        self._elsewhere: Path | None = None
 
     @classmethod
     def announced(cls, cfg: Any) -> "AppDirectory":
         """Return the directory that the environment names; none when `cfg` wants none."""
         users = cfg.env.get(VARIABLE)  # what `--env` sets in the workers
-        if users or not cfg.app_metrics:
-            withdraw()
-            return cls(Path(users) if users and cfg.app_metrics else None, is_ours=False)
-        found = os.environ.get(VARIABLE)
-        path = Path(found) if found else None
-        return cls(path, is_ours=path is not None and path == _announced)
+        found = users or os.environ.get(VARIABLE)
+        is_ours = found is not None and found == str(_announced)
+        if not is_ours:
+            _withdraw()
+            return cls(Path(found) if found and cfg.app_metrics else None, is_ours=False)
+        if not cfg.app_metrics and "prometheus_client" not in sys.modules:
+            _withdraw()
+            return cls(None, is_ours=False)
+        return cls(_announced, is_ours=True, is_served=cfg.app_metrics)
 
-    def settle(self, better: Path, uid: int, gid: int) -> None:
-        """Move to `better` if the directory is ours and nothing is in it; else link to it.
+    def settle(self, server: Path, uid: int, gid: int) -> None:
+        """Move into the directory of the server if ours is empty; else link to it from there.
 
         Args:
-            better: where readers look for it.
             uid: of the workers, who write there.
             gid: of the workers.
 
@@ -85,38 +117,87 @@ class AppDirectory:
         if self.path is None:
             return
         self._owner = (uid, gid) if uid != os.geteuid() else None
-        if self.is_ours:
-            with suppress(OSError):
+        better = server / APP
+        if self.is_ours and self.is_served and self.path != better:
+            with suppress(OSError):  # it is in use
                 self.path.rmdir()
                 self.path = better
                 os.environ[VARIABLE] = str(better)
-        if self.path == better:
-            self.restore()
-        else:
-            with suppress(FileExistsError):
-                better.symlink_to(self.path.absolute())
+        if self.is_ours:
+            self._make()
+        if self.path != better:
+            names = [APP] * self.is_served + [ANNOUNCED] * self.is_ours
+            for name in names:
+                with suppress(FileExistsError):
+                    (server / name).symlink_to(self.path.absolute())
 
-    def restore(self) -> None:
-        """Make the directory if it is missing: without it no worker could boot.
+    def look_again(self, server: Path) -> None:
+        """Take up what a preloaded application has put into the environment.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the link to it cannot be made.
         """
-        if self.path is None or not self.is_ours or self.path.is_dir():
+        found = os.environ.get(VARIABLE)
+        if self.is_ours and found is not None and found != str(self.path):
+            with suppress(OSError):
+                (server / APP).rmdir()
+            self.path, self.is_ours = Path(found), False
+            (server / APP).symlink_to(self.path.absolute())
+
+    def restore(self) -> None:
+        """Make the directory if it is missing, and keep new workers from a full one.
+
+        Without it no worker could boot. And in one without room prometheus_client dies
+        of SIGBUS, which no server would survive for the sake of its metrics.
+
+        Raises:
+            OSError: it cannot be made, or has just become full.
+        """
+        if self.path is None or not self.is_ours:
             return
-        self.path.mkdir(mode=0o700, parents=True)
-        if self._owner is not None:
-            os.chown(self.path, *self._owner)
+        if not self.path.is_dir():
+            self._make()
+        had_room, self._has_room = self._has_room, _has_room(self.path)
+        if self._has_room and not had_room:
+            os.environ[VARIABLE] = str(self.path)
+        elif had_room and not self._has_room:
+            self._leave()
+            reason = "too little room for the application's metrics of new workers"
+            raise OSError(errno.ENOSPC, reason, str(self.path))
+
+    def _leave(self) -> None:
+        """Have new workers do without the directory, or, if they cannot, with another one."""
+        del os.environ[VARIABLE]
+        if "prometheus_client" in sys.modules:
+            elsewhere = self._elsewhere or Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self._elsewhere = elsewhere
+            if self._owner is not None:
+                os.chown(elsewhere, *self._owner)
+            os.environ[VARIABLE] = str(elsewhere)
+
+    def close(self) -> None:
+        """Remove what new workers had to do with meanwhile."""
+        if self._elsewhere is not None:
+            shutil.rmtree(self._elsewhere, ignore_errors=True)
+
+    def _make(self) -> None:
+        assert self.path is not None  # asked for by who has one
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._owner is None:
+            return
+        os.chown(self.path, *self._owner)
+        if self.path.name == APP:
             # The workers must come through, which is not to say that they can look around.
             for parent in self.path.parents[:2]:
-                parent.chmod(0o711)
+                parent.chmod(stat.S_IMODE(parent.stat().st_mode) | 0o011)
 
     def pass_on(self, environ: dict[str, str]) -> None:
-        """See that the next generation does not take our directory for the user's."""
+        """Tell the next generation, which must not take our directory for the user's."""
         if self.is_ours:
             environ.pop(VARIABLE, None)
+            environ[HANDED_OVER] = str(self.path)
 
-    def remove(self) -> None:
-        """Delete at the end what was announced and used; the rest goes with the state."""
-        if self.is_ours and self.path is not None and self.path == _announced:
-            shutil.rmtree(self.path, ignore_errors=True)
+
+def _has_room(directory: Path) -> bool:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize >= MIN_ROOM_BYTES

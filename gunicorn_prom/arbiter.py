@@ -21,14 +21,14 @@ from gunicorn.arbiter import Arbiter
 from gunicorn_prom import __version__
 from gunicorn_prom.app_directory import AppDirectory
 from gunicorn_prom.app_metrics import Folder
-from gunicorn_prom.errors import GunicornPromError
-from gunicorn_prom.exporter.host import ExporterHost
+from gunicorn_prom.errors import GunicornPromError, UsageError
+from gunicorn_prom.exporter.host import ExporterHost, is_patched
 from gunicorn_prom.instrument.wsgi import fits
 from gunicorn_prom.keys import WORKER_CLASSES
 from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
 from gunicorn_prom.processes import brief_facts, pid_namespace
-from gunicorn_prom.scoreboard import SIGNALS, Board, Master, Vital
-from gunicorn_prom.settings import add_own_settings
+from gunicorn_prom.scoreboard import SIGNALS, Board, Gauge, Master, Vital
+from gunicorn_prom.settings import add_own_settings, read_own_settings
 from gunicorn_prom.state import State, unusable
 from gunicorn_prom.workers import instrument, uses_greenlets
 
@@ -63,11 +63,14 @@ class PrometheusArbiter(Arbiter):
     _exporter: ExporterHost | None = None
     _app_folder: Folder | None = None
     _oom_kills: OomKills | None = None
+    _is_adopted = False
     _is_serving = False
     _is_folding = False
     # Why the master tells a worker to go, unless something else is known.
     _intent = "scale_down"
     _vitals_due = 0.0
+    # The age of the last worker before a reload that has not shown its first one yet.
+    _reload_age: int | None = None
     _failed_places: frozenset[str] = frozenset()
     log: Any
     WORKERS: dict[int, Any]  # type: ignore[misc]  # typed as a class variable elsewhere
@@ -90,8 +93,12 @@ class PrometheusArbiter(Arbiter):
             # Before an application that is preloaded imports prometheus_client.
             self._make_state(app.cfg)
         super().setup(app)
+        if self._is_adopted:
+            read_own_settings(self.cfg)
         self.apply_settings()
-        if not is_start:
+        if is_start:
+            self._begin_folding()
+        else:
             self._follow_settings()
 
     def start(self) -> None:
@@ -100,11 +107,7 @@ class PrometheusArbiter(Arbiter):
         Raises:
             GunicornPromError: the address cannot be had.
         """
-        try:
-            self.open()
-        except GunicornPromError:
-            self._close()
-            raise
+        self.open()
         super().start()
 
     def apply_settings(self) -> None:
@@ -144,16 +147,20 @@ class PrometheusArbiter(Arbiter):
         }
         self._state = State.create(root, self._meta(cfg, first_slot=0))
         try:
-            self._app_directory.settle(self._state.app_directory, cfg.uid, cfg.gid)
+            self._app_directory.settle(self._state.path, cfg.uid, cfg.gid)
         except OSError as error:
             raise unusable(self._state.path, error) from error
         self._roster = Roster(self._state, self._add_slots)
-        if self._app_directory.path is not None:
-            self._app_folder = Folder(
-                self._app_directory.path, is_ours=self._app_directory.is_ours, warn=self._warn
-            )
         self._oom_kills = OomKills()
         watch_waiting(self._note_exit)
+
+    def _begin_folding(self) -> None:
+        assert self._state is not None
+        with self._tolerated("app_metrics"):
+            self._app_directory.look_again(self._state.path)
+            path, is_ours = self._app_directory.path, self._app_directory.is_ours
+            if path is not None and self._app_directory.is_served:
+                self._app_folder = Folder(path, is_ours=is_ours, warn=self._warn)
 
     def _meta(self, cfg: Any, first_slot: int) -> dict[str, Any]:
         return {
@@ -171,11 +178,17 @@ class PrometheusArbiter(Arbiter):
         """
         if self._state is None:  # under plain Gunicorn
             self._make_state(self.cfg)
+            self._begin_folding()
         assert self._state is not None
         self._begin_board()
-        self._state.board.set_master(Master.START_TIME, time.time())
+        for cell in (Master.START_TIME, Master.RELOAD_TIME):
+            self._state.board.set_master(cell, time.time())
         listener = getattr(self.app, "metrics_listener", None)
-        self._exporter = ExporterHost.prepare(self.cfg, self._state, listener, self.log)
+        try:
+            self._exporter = ExporterHost.prepare(self.cfg, self._state, listener, self.log)
+        except GunicornPromError:
+            self._close()
+            raise
         # What a killed master left is finished before a worker could get a pid that is in it.
         self._fold_what_is_left()
         self._import_control_server()
@@ -190,19 +203,16 @@ class PrometheusArbiter(Arbiter):
         with self._tolerated("keys"):
             row = self._state.board.keys.row(WORKER_CLASSES, (self.cfg.worker_class_str,))
             self._state.board.set_master(Master.WORKER_CLASS, row)
-        self._state.board.set_master(Master.RELOAD_TIME, time.time())
         self._beat()
 
     def _follow_settings(self) -> None:
         """Do what a reload has changed in our own settings."""
         assert self._state is not None
         board = self._state.board
+        board.set_master(Master.RELOAD_TIME, time.time())
         if tuple(self.cfg.metrics_buckets) != board.layout.buckets:
             with self._tolerated("state"):
                 self._add_slots()
-        if self._state.board is not board:
-            start_time = board.read().master[Master.START_TIME]
-            self._state.board.set_master(Master.START_TIME, start_time)
         with self._tolerated("server"):
             changed = ExporterHost.follow(self._exporter, self.cfg, self._state, self.log)
             if changed is not self._exporter:
@@ -221,9 +231,12 @@ class PrometheusArbiter(Arbiter):
         for first, end in taken:
             if meta["first_slot"] + meta["slots"] > first:
                 meta["first_slot"] = end
-        start_time = self._state.board.read().master[Master.START_TIME]
+        last = self._state.board.read().master
         self._state.add_board(meta)
-        self._state.board.set_master(Master.START_TIME, start_time)
+        for cell in (
+            Master.START_TIME, Master.RELOAD_TIME, Master.READY_UNTIL, Master.GRACE_UNTIL
+        ):  # fmt: skip
+            self._state.board.set_master(cell, last[cell])
         self._begin_board()
 
     def spawn_worker(self) -> int:
@@ -245,20 +258,29 @@ class PrometheusArbiter(Arbiter):
 
     def murder_workers(self) -> None:
         """Look after workers once each turn of Gunicorn's loop, and after our own."""
+        if is_patched():
+            # From Gunicorn 24 on a master that gevent has patched may not be told of SIGCHLD.
+            self.reap_workers()
         super().murder_workers()
         with self._tolerated("master"):
             self._beat()
+            self._end_reload()
             self._write_vitals()
         self._retire_the_dead()
         self._fold_what_is_left()
+        with self._tolerated("app_metrics"):
+            self._app_directory.restore()
         if self._exporter is not None:
             with self._tolerated("server"):
                 self._exporter.revive()
 
     def kill_worker(self, pid: int, sig: int) -> None:
-        """Signal a worker as Gunicorn does, and remember why."""
+        """Signal a worker as Gunicorn does, and remember why.
+
+        Up to Gunicorn 25.3 one that failed to boot is still there when it is dead.
+        """
         worker = self.WORKERS.get(pid)
-        if worker is not None and sig in FATAL_SIGNALS:
+        if worker is not None and worker.exit_status is None and sig in FATAL_SIGNALS:
             worker.intent = worker.intent or self._intent
         super().kill_worker(pid, sig)
 
@@ -293,17 +315,21 @@ class PrometheusArbiter(Arbiter):
         self._announce_pause(self.cfg.timeout + self.cfg.graceful_timeout)
         if self._state is not None:
             self._state.board.count(self._state.board.layout.reloads)
+            self._stay_ready()
         before = {name: self.cfg.settings[name].get() for name in FIXED_SETTINGS}
         self._intent = "reload"
         try:
             super().reload()
-        except BaseException:
+        except BaseException as error:
             if self._state is not None and os.getpid() == self.pid:
                 self._state.board.count_master_error("reload")
                 self._close()
+            if isinstance(error, SystemExit) and error.code == UsageError.exit_code:
+                raise SystemExit(1) from error  # as Gunicorn has it
             raise
         finally:
             self._intent = "scale_down"
+        self._announce_pause(0.0)
         for name, value in before.items():
             if self.cfg.settings[name].get() != value:
                 self.log.warning("gunicorn-prom: a new %s counts from the next start on", name)
@@ -356,7 +382,7 @@ class PrometheusArbiter(Arbiter):
             self._exporter.stop()
         if self._state is not None:
             self._state.close()
-            self._app_directory.remove()
+            self._app_directory.close()
 
     def _pass_on(self, environ: dict[str, str]) -> None:
         """Leave word for the next generation, in the child that is about to execute it."""
@@ -453,6 +479,26 @@ class PrometheusArbiter(Arbiter):
                 (Vital.CPU_SECONDS, Vital.RSS_BYTES, Vital.THREADS), facts, strict=False
             ):
                 board.set_vital(slot, vital, value)
+
+    def _stay_ready(self) -> None:
+        """Have the server count as ready until a worker of the reload has booted."""
+        assert self._state is not None
+        assert self._roster is not None
+        slots = self._roster.owners()
+        if any(board.gauges(slot)[Gauge.BOOTED_TIME] for board, slot, _ in slots):
+            until = time.monotonic() + self.cfg.timeout + self.cfg.graceful_timeout
+            self._state.board.set_master(Master.READY_UNTIL, until)
+            self._reload_age = self.worker_age
+
+    def _end_reload(self) -> None:
+        """End what `_stay_ready` has begun."""
+        if self._reload_age is None or self._state is None or self._roster is None:
+            return
+        for board, slot, worker in self._roster.owners():
+            if worker.age > self._reload_age and board.gauges(slot)[Gauge.BOOTED_TIME]:
+                self._reload_age = None
+                self._state.board.set_master(Master.READY_UNTIL, 0.0)
+                return
 
     def _announce_pause(self, seconds: float) -> None:
         with self._tolerated("master"):
@@ -563,11 +609,14 @@ def adopt(server: Arbiter) -> None:
     """Turn the arbiter of plain Gunicorn, about to start, into ours.
 
     Raises:
-        GunicornPromError: the state directory or the address cannot be had.
+        GunicornPromError: the state directory or the address cannot be had, or one of
+            our settings has a value it cannot have.
     """
     if isinstance(server, PrometheusArbiter):
         return
+    read_own_settings(server.cfg)
     server.__class__ = PrometheusArbiter
     arbiter = cast("PrometheusArbiter", server)
+    arbiter._is_adopted = True
     arbiter.open()
     arbiter.apply_settings()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gunicorn.config import Config
 
 from gunicorn_prom import workers
+from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.instrument.runtime import watch_garbage_collector
 from gunicorn_prom.instrument.wsgi import Answer, WSGISeam, fits, method_label
 from gunicorn_prom.keys import OTHER
@@ -76,6 +77,7 @@ class PrometheusMixin(_Base):
     _seam: WSGISeam | None = None
     _process: "psutil.Process | None" = None
     _is_departing = False
+    _app_directory: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -126,6 +128,7 @@ class PrometheusMixin(_Base):
                 "`from gunicorn_prom.hooks import *`"
             )
             return
+        self._app_directory = os.environ.get(VARIABLE)
         self._slot = Slot(self._board, self._slot_number, self.log)
         self._slot.set_gauge(Gauge.PID, os.getpid())
         self._slot.set_gauge(Gauge.START_TIME, self.start_time)
@@ -143,6 +146,12 @@ class PrometheusMixin(_Base):
         if self._seam is not None:
             self._seam.install(self)
         if self._slot is not None:
+            if os.environ.get(VARIABLE) != self._app_directory:
+                self.log.warning(
+                    "gunicorn-prom: the application has set %s itself, so its own metrics are not "
+                    "served; set it in the environment or with --env",
+                    VARIABLE,
+                )
             self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
             self._slot.observe_boot(time.monotonic() - self._made)
         self.update_worker_metrics()

@@ -73,6 +73,8 @@ class ServerReader:
         self.report: Callable[[Exception], None] = lambda error: None
         self._opened: dict[float, Board] = {}
         self._unreadable: set[float] = set()
+        # A board remembers only the last ones that it has taken over.
+        self._inherited: set[float] = set()
 
     def read(self) -> ServerReading:
         """Return what all boards tell together.
@@ -85,8 +87,8 @@ class ServerReader:
         others = [(board, is_held(board.board_fd)) for board in self._opened.values()]
         boards = sorted([*((b, True) for b in own), *others], key=lambda pair: pair[0].number)
         readings = [(board, board.read(), is_live) for board, is_live in boards]
-        inherited = {number for _, reading, _ in readings for number in reading.inherited}
-        readings = [found for found in readings if found[0].number not in inherited]
+        self._inherited.update(n for _, reading, _ in readings for n in reading.inherited)
+        readings = [found for found in readings if found[0].number not in self._inherited]
         live = [MasterReading(board, reading) for board, reading, is_live in readings if is_live]
         newest = (live or [MasterReading(b, r) for b, r, _ in readings])[-1:]
         totals = Totals(newest[0].board.layout.buckets if newest else DEFAULT_BUCKETS)
@@ -105,7 +107,9 @@ class ServerReader:
         # before, and is found in the other's totals.
         files = {number: path for number, path in board_files(self.directory) if number not in own}
         for number in self._opened.keys() - files.keys():
-            self._opened.pop(number).close()
+            # Its file may be gone because somebody has removed the directory.
+            if number in self._inherited or not is_held(self._opened[number].board_fd):
+                self._opened.pop(number).close()
         for number in files.keys() - self._opened.keys() - self._unreadable:
             with suppress(FileNotFoundError):
                 try:
@@ -138,14 +142,16 @@ def _heartbeat(found: MasterReading) -> float:
 
 
 def _workers(live: list[MasterReading]) -> list[Worker]:
-    """Return the workers, of two with the same id only the older master's.
+    """Return the workers, each with an id of its own.
 
-    Masters keep out of each other's way when they give ids; two that did it in the
-    same moment may still have met.
+    Masters keep out of each other's way when they give ids. Of two that did it in the
+    same moment, and met, the younger's worker is shown under the next free one.
     """
-    workers: dict[str, Worker] = {}
+    workers: dict[int, Worker] = {}
     for board, reading in live:
         for slot in reading.workers:
-            worker_id = str(reading.first_slot + slot.slot)
-            workers.setdefault(worker_id, Worker(worker_id, board, reading, slot))
+            number = reading.first_slot + slot.slot
+            if number in workers:
+                number = max(workers) + 1
+            workers[number] = Worker(str(number), board, reading, slot)
     return list(workers.values())

@@ -28,6 +28,7 @@ import mmap
 import operator
 import os
 import time
+import weakref
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -139,7 +140,8 @@ class Master:
     SLOTS_OPENED = 6  # slots from here on have never had a worker
     START_TIME = 7  # Unix seconds
     RELOAD_TIME = 8  # Unix seconds at which the configuration was last read
-    SERVER_ERRORS = 9  # the metrics server's: one cell for each of ERROR_PLACES
+    READY_UNTIL = 9  # a reload has taken the old workers away, and new ones are to come
+    SERVER_ERRORS = 10  # the metrics server's: one cell for each of ERROR_PLACES
     CELLS = SERVER_ERRORS + len(ERROR_PLACES)
 
 
@@ -354,6 +356,7 @@ class Board:
     Args:
         board_fd: the file of cells, open for reading by who only reads.
         keys_fd: the file of labels, open for appending where rows are added.
+            Both are closed when nobody refers to the board any more.
 
     Attributes:
         number: tells boards apart, also those that are gone.
@@ -378,10 +381,13 @@ class Board:
         self.number: float = self.meta["number"]
         is_writable = fcntl.fcntl(board_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
         access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
-        self.cells: memoryview[float] = memoryview(mmap.mmap(board_fd, size, access=access)).cast(
+        self._map: memoryview[float] = memoryview(mmap.mmap(board_fd, size, access=access)).cast(
             "d"
         )
+        self.cells = self._map
         self.keys = KeyFile(keys_fd)
+        self._close_files = weakref.finalize(self, _close_all, board_fd, keys_fd)
+        self._close_files.atexit = False  # a worker's exit is the master's business
 
     @staticmethod
     def format(board_fd: int, meta: dict[str, Any]) -> None:
@@ -406,10 +412,9 @@ class Board:
         return not self.cells.readonly
 
     def close(self) -> None:
-        """Let go of the files, in a process that has opened the board only to read it."""
-        os.close(self.board_fd)
-        os.close(self.keys_fd)
-        self.cells.release()
+        """Let go of the files now; the board is of no use any more."""
+        self._close_files()
+        self._map.release()
 
     def set_master(self, cell: int, value: float) -> None:
         """Write a cell of `Master`, in the master."""
@@ -573,6 +578,11 @@ class Board:
             counters=columns.take(self.cells, start + Gauge.CELLS),
             vitals=_floats(self.cells[vitals : vitals + Vital.CELLS]),
         )
+
+
+def _close_all(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _floats(cells: "memoryview[float]") -> list[float]:

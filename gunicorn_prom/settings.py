@@ -8,6 +8,8 @@ in a configuration file, in GUNICORN_CMD_ARGS and on the command line, and
 import argparse
 import itertools
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,8 +24,10 @@ __all__ = [
     "SECTION",
     "add_own_settings",
     "environment",
+    "is_switched_off",
     "name_of",
     "parse_bind",
+    "read_own_settings",
 ]
 
 SECTION = "Prometheus Metrics"
@@ -242,3 +246,30 @@ def add_own_settings(cfg: config.Config) -> None:
     """
     for setting in OWN_SETTINGS:
         cfg.settings.setdefault(name_of(setting), setting())
+
+
+def read_own_settings(cfg: config.Config) -> None:
+    """Give `cfg` what the configuration file and the environment say of our settings.
+
+    That is for plain Gunicorn. It passes over them in the file when it reads that before
+    it knows them, at the start, and over the environment always.
+
+    Raises:
+        TypeError, ValueError: one has a value it cannot have.
+    """
+    add_own_settings(cfg)
+    file = sys.modules.get("__config__")
+    for name in map(name_of, OWN_SETTINGS):
+        for value in (getattr(file, name, None), os.environ.get(environment(name))):
+            if value is not None:
+                cfg.set(name, value)
+
+
+def is_switched_off(name: str) -> bool:
+    """Tell whether our flag `name` is off by the environment or the command line.
+
+    That is known before the configuration is read. What the configuration file says is
+    not asked.
+    """
+    option = f"--no-{name.replace('_', '-')}"
+    return os.environ.get(environment(name), "").strip().lower() == "false" or option in sys.argv

@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gunicorn_prom.app_directory import remove_announced
 from gunicorn_prom.errors import StateError
 from gunicorn_prom.scoreboard import Board, Reading
 from gunicorn_prom.totals import Totals
@@ -47,7 +48,6 @@ PREFIX = "gunicorn-prom"
 NAME = re.compile(rf"{PREFIX}\.\d+\.\d+")
 BOARD = "board"
 KEYS = "keys"
-APP = "app"
 HINT = "choose another with --metrics-state-dir, best on tmpfs (in Kubernetes: an emptyDir)"
 
 # The directory of the server, and a descriptor of a board in it which keeps that held
@@ -136,11 +136,6 @@ class State:
         """The board in use."""
         return self.boards[-1]
 
-    @property
-    def app_directory(self) -> Path:
-        """Where readers look for the application's own metrics."""
-        return self.path / APP
-
     def add_board(self, meta: dict[str, Any]) -> Board:
         """Make a board and use it from now on.
 
@@ -192,7 +187,10 @@ class State:
         """
         for number, path in self._others():
             with suppress(FileNotFoundError, StateError), open_board(path, number) as board:
-                if not _lock(board.board_fd) or not path.exists():
+                # The lock on the labels is between those who fold: one on the board would
+                # make readers think that its processes live.
+                is_dead = not is_held(board.board_fd) and _lock(board.keys_fd)
+                if not is_dead or not path.exists():
                     continue
                 if number not in self._inherited():
                     self._inherit([number], board.read(), is_live=False)
@@ -201,13 +199,14 @@ class State:
     def fold_unused(self, board: Board) -> None:
         """Fold a board of this master on which no worker is left into the one in use.
 
+        Its files are closed when the thread of the metrics server is done with it too.
+
         Raises:
             OSError: the label file cannot be extended.
         """
         self._inherit([board.number], board.read(), is_live=True)
         self.boards.remove(board)
-        _remove_board(self.path / f"{BOARD}.{board.number}", board.number)
-        board.close()
+        _remove_board(self.path / f"{BOARD}.{board.number:.0f}", board.number)
 
     def _inherit(self, numbers: list[float], reading: Reading, *, is_live: bool) -> None:
         totals = Totals(self.board.layout.buckets)
@@ -236,7 +235,7 @@ class State:
             # Who has been killed may take a moment to be gone, and would hold it.
             fcntl.flock(board.board_fd, fcntl.LOCK_UN)
         if not has_holder(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove_server(self.path)
 
 
 def board_files(directory: Path) -> list[tuple[int, Path]]:
@@ -337,7 +336,12 @@ def sweep(root: Path) -> None:
             # Who makes a server holds its directory until there is a board in it.
             is_being_made = not _lock(directory_fd)
             if not is_being_made and not has_holder(path):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_server(path)
+
+
+def _remove_server(path: Path) -> None:
+    remove_announced(path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def has_holder(path: Path) -> bool:

@@ -49,6 +49,9 @@ class Totals:
             lost = sum(worker.in_progress for worker in reading.workers)
             fixed[layout.aborted + ABORT_REASONS.index("no_response")] += lost
             fixed[layout.exits + EXIT_REASONS.index("exit")] += len(reading.workers)
+            # The cell of a busy worker is what it will be, less the time of its end.
+            busy = [worker.counters[layout.busy_seconds] for worker in reading.workers]
+            fixed[layout.busy_seconds] += reading.time * sum(cell < 0 for cell in busy)
         self.fixed = _sum(self.fixed, fixed) if self.fixed else fixed
         for table, key, cells in rows(reading, reading.totals):
             counted = rebin(cells, layout.buckets, self.buckets) if table is HTTP else cells

@@ -3,4 +3,6 @@
 import pytest
 
 # Helpers that assert: pytest shows in them, too, what differs.
-pytest.register_assert_rewrite("tests.exactness", "tests.support")
+pytest.register_assert_rewrite(
+    "tests.exactness", "tests.ledger", "tests.load", "tests.soak", "tests.storms", "tests.support"
+)

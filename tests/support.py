@@ -83,8 +83,11 @@ def descriptors(pid: int) -> list[str]:
 
 def children(pid: int) -> list[int]:
     """Return the pids of the children of a process."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
 
 
 def is_running(pid: int) -> bool:

@@ -38,8 +38,7 @@ def main(options: str) -> None:
     endpoint = Endpoint({"": ServerReader(Path(given["directory"]), [board])}, given["path"], log)
     door = None
     if given["web_config"] is not None:
-        count_error = partial(board.count_server_error, "web_config")
-        door = open_door(given["web_config"], log, count_error)
+        door = open_door(given["web_config"], log, partial(endpoint.count_error, "web_config"))
     Server(listener, endpoint.respond, log, lifeline, door).serve()
 
 

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 
 from gunicorn_prom import keys, metrics
+from gunicorn_prom.app_directory import APP
 from gunicorn_prom.exporter.app_collector import Reader as AppReader
 from gunicorn_prom.exporter.app_collector import reserved_names
 from gunicorn_prom.metrics import Family
@@ -39,7 +40,6 @@ from gunicorn_prom.scoreboard import (
     WorkerReading,
     busy_seconds,
 )
-from gunicorn_prom.state import APP
 from gunicorn_prom.totals import rebin, rows
 
 __all__ = ["LabelledCollector", "Reads", "ServerCollector"]
@@ -295,6 +295,10 @@ class ServerCollector:
         if place not in self._reported:
             self._reported.add(place)
             self._log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
+        self.count_error(place)
+
+    def count_error(self, place: str) -> None:
+        """Count a failure of the metrics server in one of ERROR_PLACES."""
         if self._reader.own:
             self._reader.own[-1].count_server_error(place)
         else:

@@ -35,9 +35,15 @@ class Endpoint:
     def __init__(self, readers: Mapping[str, Reads], path: str, log: Any) -> None:
         self._readers = readers
         self._path = path
-        collectors = {name: ServerCollector(reader, log) for name, reader in readers.items()}
-        collector = collectors.get("") or LabelledCollector(collectors)
+        servers = {name: ServerCollector(reader, log) for name, reader in readers.items()}
+        self._servers = servers
+        collector = servers.get("") or LabelledCollector(servers)
         self._collectors = (collector, PlatformCollector(registry=None))
+
+    def count_error(self, place: str) -> None:
+        """Count a failure of the metrics server in one of scoreboard.ERROR_PLACES."""
+        for server in self._servers.values():
+            server.count_error(place)
 
     def respond(self, request: Request) -> Answer:
         """Answer a GET or HEAD request."""

@@ -37,4 +37,7 @@ def readiness_problem(server: ServerReading) -> str:
         is_serving = gauges[Gauge.BOOTED_TIME] and gauges[Gauge.STATE] == State.RUNNING
         if is_serving and worker.board.meta["master"] not in stopping:
             return ""
+    # Gunicorn ends the old workers before the new ones are up; meanwhile clients wait.
+    if any(m.reading.time <= m.reading.master[Master.READY_UNTIL] for m in server.masters):
+        return ""
     return "no worker has booted"

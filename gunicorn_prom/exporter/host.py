@@ -273,12 +273,16 @@ class ThreadHost(ExporterHost):
         # Between two requests the thread holds no lock that a worker could find
         # locked for ever.
         if self._server is not None:
+            self._server.turnstile.acquire()
             self._holds_lock = self._server.lock.acquire(timeout=FORK_WAIT_S)
 
     def _after_fork(self) -> None:
-        if self._holds_lock and self._server is not None:
+        if self._server is None:
+            return
+        if self._holds_lock:
             self._holds_lock = False
             self._server.lock.release()
+        self._server.turnstile.release()
 
     def _close_in_child(self) -> None:
         self._after_fork()

@@ -84,6 +84,9 @@ class Server:
         # Held while requests are worked on, so that a fork can wait for a moment at
         # which no lock that matters is held by this thread.
         self.lock = threading.Lock()
+        # Who is about to fork takes this one first, and holds it until the fork is done.
+        # Without it the thread, busy, would take the lock again before anybody else.
+        self.turnstile = threading.Lock()
         self._connections: dict[socket.socket, _Connection] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
@@ -111,7 +114,9 @@ class Server:
         """
         is_cut = False
         events = self._selector.select(TURN_S)
-        with self.lock:
+        with self.turnstile:
+            self.lock.acquire()
+        try:
             for key, _ in events:
                 if key.fileobj is self.listener:
                     self._accept()
@@ -122,6 +127,8 @@ class Server:
                 else:
                     is_cut |= key.fileobj == self._lifeline
             self._close_overdue()
+        finally:
+            self.lock.release()
         return not is_cut
 
     def close(self, *, keep_listener: bool = False) -> None:
@@ -145,6 +152,8 @@ class Server:
             self._door.refresh()
         # Several at once, or a crowd would fill the backlog and lose those behind it.
         for _ in range(ACCEPTS_PER_TURN):
+            if self.turnstile.locked():
+                return  # a fork waits, and so do they in the backlog
             try:
                 client, address = self.listener.accept()
             except OSError as error:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gunicorn_prom.exporter.server import Server
 from gunicorn_prom.reader import ServerReader, ServerReading
 from gunicorn_prom.scoreboard import Board
 from gunicorn_prom.settings import DEFAULT_BUCKETS
-from gunicorn_prom.state import has_holder, servers
+from gunicorn_prom.state import BOARD, has_holder, servers
 from gunicorn_prom.totals import Totals
 
 __all__ = ["RootReader", "serve"]
@@ -63,11 +64,11 @@ class RootReader:
     def _find(self) -> Path | None:
         """Return the directory of the one server that lives, None when it is not one."""
         try:
-            living = [path for path in servers(self._root) if has_holder(path)]
+            living = [path for path in servers(self._root) if _is_held(path)]
         except FileNotFoundError:
             living = []
         except OSError as error:
-            self._tell(f"cannot read {self._root}: {error.strerror}")
+            self._tell(f"cannot read {error.filename or self._root}: {error.strerror}")
             return None
         if len(living) > 1:
             self._tell(
@@ -94,6 +95,21 @@ class RootReader:
             self._log.info("%s", message)
 
 
+def _is_held(server: Path) -> bool:
+    """Tell whether a server lives.
+
+    Raises:
+        OSError: it cannot be told, for its files may not be read.
+    """
+    try:
+        for name in os.listdir(server):
+            if name.startswith(f"{BOARD}."):
+                os.close(os.open(server / name, os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return False
+    return has_holder(server)
+
+
 def serve(roots: Mapping[str, Path], bind: str, path: str, web_config: str | None) -> None:
     """Serve the servers in `roots` until SIGTERM or SIGINT.
 
@@ -109,14 +125,17 @@ def serve(roots: Mapping[str, Path], bind: str, path: str, web_config: str | Non
     """
     log = logging.getLogger("gunicorn_prom")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    door = open_door(web_config, log, lambda: None) if web_config else None
-    listener = listen(bind)
     readers = {name: RootReader(root, log) for name, root in roots.items()}
+    endpoint = Endpoint(readers, path, log)
+    door = None
+    if web_config:
+        door = open_door(web_config, log, partial(endpoint.count_error, "web_config"))
+    listener = listen(bind)
     lifeline = _cut_by(signal.SIGTERM, signal.SIGINT)
     log.info("Metrics at %s", url_of(listener, path, door.scheme if door else "http"))
     for reader in readers.values():
         reader.read()
-    Server(listener, Endpoint(readers, path, log).respond, log, lifeline, door).serve()
+    Server(listener, endpoint.respond, log, lifeline, door).serve()
 
 
 def _cut_by(*signals: int) -> int:

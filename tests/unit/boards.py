@@ -42,8 +42,7 @@ def opened(directory: Path) -> Iterator[Board]:
     try:
         yield board
     finally:
-        os.close(board_fd)
-        os.close(keys_fd)
+        board.close()
 
 
 @contextlib.contextmanager

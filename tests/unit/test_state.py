@@ -1,6 +1,5 @@
 """The state directory: whose it is, what is swept from it, and what stays."""
 
-import gc
 import os
 import stat
 import tempfile
@@ -15,10 +14,8 @@ from tests.unit.boards import META
 
 def release(state: State) -> None:
     """Let go of the lock as the kernel does when a master is killed."""
-    os.close(state.board.board_fd)
-    state.board.cells.release()
+    state.board.close()
     state.boards.clear()
-    gc.collect()
 
 
 def test_a_directory_of_its_own(tmp_path: Path) -> None:
