@@ -107,8 +107,10 @@ class ServerReader:
         # before, and is found in the other's totals.
         files = {number: path for number, path in board_files(self.directory) if number not in own}
         for number in self._opened.keys() - files.keys():
-            # Its file may be gone because somebody has removed the directory.
-            if number in self._inherited or not is_held(self._opened[number].board_fd):
+            # It is known as ours by now, or folded, or its processes are gone. Else somebody
+            # has removed the directory.
+            is_known = number in own or number in self._inherited
+            if is_known or not is_held(self._opened[number].board_fd):
                 self._opened.pop(number).close()
         for number in files.keys() - self._opened.keys() - self._unreadable:
             with suppress(FileNotFoundError):

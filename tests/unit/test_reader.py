@@ -132,6 +132,16 @@ def test_own_boards_are_not_opened_again(older: State, newer: State) -> None:
     reader.close()
 
 
+def test_a_board_found_before_it_is_known_as_ours_counts_once(older: State, newer: State) -> None:
+    """The thread of the metrics server may see the file of a further board before the list has it."""
+    own = list(older.boards)
+    reader = ServerReader(older.path, own)
+    before = facts(reader.read())
+    own += newer.boards
+    assert facts(reader.read()) == before == counts(older.path)
+    reader.close()
+
+
 def test_a_dead_generation_has_no_workers(older: State, newer: State) -> None:
     """Of a generation that has ended the counts stay; its workers and requests have ended too."""
     before = counts(older.path)
