@@ -264,7 +264,6 @@ class PrometheusArbiter(Arbiter):
         super().murder_workers()
         with self._tolerated("master"):
             self._beat()
-            self._end_reload()
             self._write_vitals()
         self._retire_the_dead()
         self._fold_what_is_left()
@@ -421,6 +420,7 @@ class PrometheusArbiter(Arbiter):
         self._is_folding = True
         try:
             with self._tolerated("slots"):
+                self._end_reload()
                 living = self.WORKERS.values() if workers is None else workers
                 self._roster.retire_missing(living, self._exit_reason)
         finally:

@@ -262,6 +262,45 @@ INVALID_FILES = {
 }
 
 
+SLOW_TO_BOOT = """
+import time
+from pathlib import Path
+
+while Path("slow").exists():
+    time.sleep(0.01)
+
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "0")])
+    return [b""]
+"""
+
+
+@hosts
+def test_a_reload_stays_ready(tmp_path: Path, host: str) -> None:
+    """Between the old workers' end and the new ones' readiness clients wait, and are not sent away.
+
+    Once a new worker has booted, to have none is not ready again.
+    """
+    (tmp_path / "slowly.py").write_text(SLOW_TO_BOOT)
+    slow = tmp_path / "slow"
+    with gunicorn_prom(tmp_path, "slowly:app", f"--metrics-server={host}") as server:
+        old = server.wait_for_workers(1)
+        slow.touch()
+        server.send_signal(signal.SIGHUP)
+        wait_for(lambda: not is_running(old[0]), "the end of the old worker")
+        server.wait_for_metrics(lambda m: m.one("gunicorn_workers", state="booting") == 1, "HUP")
+        assert request(server.metrics_port, "/-/ready").status == 200
+        slow.unlink()
+        new = server.wait_for_workers(1)
+        slow.touch()
+        os.kill(new[0], signal.SIGKILL)
+        wait_for(lambda: is_answered(server.metrics_port, "/-/ready", 503), "no readiness")
+        slow.unlink()
+        wait_for(server.is_ready, "readiness")
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("run", "text"),
     [

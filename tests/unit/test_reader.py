@@ -133,7 +133,7 @@ def test_own_boards_are_not_opened_again(older: State, newer: State) -> None:
 
 
 def test_a_board_found_before_it_is_known_as_ours_counts_once(older: State, newer: State) -> None:
-    """The thread of the metrics server may see the file of a further board before the list has it."""
+    """A further board may be seen in the directory before the list of our own has it."""
     own = list(older.boards)
     reader = ServerReader(older.path, own)
     before = facts(reader.read())
