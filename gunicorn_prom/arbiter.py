@@ -9,7 +9,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import gunicorn
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from gunicorn_prom import __version__
 from gunicorn_prom.app_directory import AppDirectory
@@ -27,7 +28,8 @@ from gunicorn_prom.instrument.wsgi import fits
 from gunicorn_prom.keys import WORKER_CLASSES
 from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
 from gunicorn_prom.processes import brief_facts, pid_namespace
-from gunicorn_prom.scoreboard import SIGNALS, Board, Gauge, Master, Vital
+from gunicorn_prom.roster import Roster
+from gunicorn_prom.scoreboard import SIGNALS, Gauge, Master, Vital
 from gunicorn_prom.settings import add_own_settings, read_own_settings
 from gunicorn_prom.state import State, unusable
 from gunicorn_prom.workers import instrument, uses_greenlets
@@ -48,6 +50,9 @@ FATAL_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGABRT, 
 # How often the master writes what it knows of its workers' processes.
 VITALS_PERIOD_S = 5.0
 
+# What goes from one board of a master to the next.
+LASTING_CELLS = (Master.START_TIME, Master.RELOAD_TIME, Master.READY_UNTIL, Master.GRACE_UNTIL)
+
 # What a reload cannot change: it is decided before the first worker is there.
 FIXED_SETTINGS = ("metrics_state_dir", "app_metrics")
 
@@ -59,7 +64,7 @@ class PrometheusArbiter(Arbiter):
     """
 
     _state: State | None = None
-    _roster: "Roster | None" = None
+    _roster: Roster | None = None
     _exporter: ExporterHost | None = None
     _app_folder: Folder | None = None
     _oom_kills: OomKills | None = None
@@ -145,7 +150,7 @@ class PrometheusArbiter(Arbiter):
             "python_version": platform.python_version(),
             "gunicorn_prom_version": __version__,
         }
-        self._state = State.create(root, self._meta(cfg, first_slot=0))
+        self._state = State.create(root, self._meta(cfg))
         try:
             self._app_directory.settle(self._state.path, cfg.uid, cfg.gid)
         except OSError as error:
@@ -162,10 +167,9 @@ class PrometheusArbiter(Arbiter):
             if path is not None and self._app_directory.is_served:
                 self._app_folder = Folder(path, is_ours=is_ours, warn=self._warn)
 
-    def _meta(self, cfg: Any, first_slot: int) -> dict[str, Any]:
+    def _meta(self, cfg: Any) -> dict[str, Any]:
         return {
             **self._fixed_meta,
-            "first_slot": first_slot,
             "slots": SLOTS_PER_WORKER * cfg.workers + SPARE_SLOTS,
             "buckets": cfg.metrics_buckets,
         }
@@ -209,6 +213,7 @@ class PrometheusArbiter(Arbiter):
         """Do what a reload has changed in our own settings."""
         assert self._state is not None
         board = self._state.board
+        self._begin_board()
         board.set_master(Master.RELOAD_TIME, time.time())
         if tuple(self.cfg.metrics_buckets) != board.layout.buckets:
             with self._tolerated("state"):
@@ -223,19 +228,9 @@ class PrometheusArbiter(Arbiter):
     def _add_slots(self) -> None:
         """Make a further board, for more workers than were foreseen or other buckets."""
         assert self._state is not None
-        taken = sorted(
-            (board.meta["first_slot"], board.meta["first_slot"] + board.layout.slots)
-            for board in self._state.boards
-        )
-        meta = self._meta(self.cfg, first_slot=0)
-        for first, end in taken:
-            if meta["first_slot"] + meta["slots"] > first:
-                meta["first_slot"] = end
         last = self._state.board.read().master
-        self._state.add_board(meta)
-        for cell in (
-            Master.START_TIME, Master.RELOAD_TIME, Master.READY_UNTIL, Master.GRACE_UNTIL
-        ):  # fmt: skip
+        self._state.add_board(self._meta(self.cfg))
+        for cell in LASTING_CELLS:
             self._state.board.set_master(cell, last[cell])
         self._begin_board()
 
@@ -319,6 +314,8 @@ class PrometheusArbiter(Arbiter):
         self._intent = "reload"
         try:
             super().reload()
+        except (HaltServer, KeyboardInterrupt, StopIteration):
+            raise  # Gunicorn halts, and so do we
         except BaseException as error:
             if self._state is not None and os.getpid() == self.pid:
                 self._state.board.count_master_error("reload")
@@ -517,92 +514,6 @@ class PrometheusArbiter(Arbiter):
             if place not in self._failed_places:
                 self._failed_places |= {place}
                 self.log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
-
-
-class Roster:
-    """Which worker has which slot, in the master.
-
-    Args:
-        state: has the boards.
-        add_slots: makes a further board when there is no slot left.
-    """
-
-    def __init__(self, state: State, add_slots: Callable[[], None]) -> None:
-        self._state = state
-        self._add_slots = add_slots
-        self._owners: dict[tuple[Board, int], Any] = {}
-        self._spawning: Any = None
-        self._dead_pids: list[int] = []
-
-    def owners(self) -> list[tuple[Board, int, Any]]:
-        """Return the slots in use, each with its worker."""
-        return [(board, slot, worker) for (board, slot), worker in self._owners.items()]
-
-    def assign(self, worker: Any) -> None:
-        """Give `worker`, about to be forked, the lowest slot that is free.
-
-        Raises:
-            OSError: there is none, and no room for more; the worker serves without
-                metrics.
-        """
-        self._spawning = worker
-        board, slot = self._free_slot() or self._free_slot_on_new_board()
-        board.open_slot(slot, worker.age)
-        self._owners[board, slot] = worker
-        worker.assign_slot(board, slot)
-
-    def _free_slot_on_new_board(self) -> tuple[Board, int]:
-        self._add_slots()
-        return self._state.board, 0
-
-    def _free_slot(self) -> tuple[Board, int] | None:
-        """Return a slot in the buckets of the board in use that no generation shows."""
-        shown = {
-            reading.first_slot + worker.slot
-            for reading in self._state.relatives()
-            for worker in reading.workers
-        }
-        fitting = [
-            b for b in self._state.boards if b.layout.buckets == self._state.board.layout.buckets
-        ]
-        for board in fitting:
-            for slot in range(board.layout.slots):
-                is_shown = board.meta["first_slot"] + slot in shown
-                if (board, slot) not in self._owners and not is_shown:
-                    return board, slot
-        return None
-
-    def spawned(self) -> None:
-        """Note that the worker last assigned is among the arbiter's workers now."""
-        self._spawning = None
-
-    def retire_missing(
-        self, workers: Iterable[Any], reason: Callable[[Any, list[float]], str]
-    ) -> None:
-        """Fold the slot of every worker that is not among `workers` any more.
-
-        By comparison, not on an event: Gunicorn calls no hook for a worker that
-        fails to boot.
-
-        Args:
-            reason: tells why one has exited, from its last words.
-        """
-        living = {id(worker) for worker in workers}
-        for board, slot, worker in self.owners():
-            if id(worker) not in living and worker is not self._spawning:
-                board.retire_slot(slot, reason(worker, board.gauges(slot)))
-                del self._owners[board, slot]
-                self._dead_pids.append(worker.pid)
-
-    def take_dead_pids(self) -> list[int]:
-        """Return the pids of the workers retired since this was last asked."""
-        taken, self._dead_pids = self._dead_pids, []
-        return taken
-
-    def unused_boards(self) -> list[Board]:
-        """Return the boards that no worker is on, but for the one in use."""
-        used = {board for board, _ in self._owners}
-        return [board for board in self._state.boards[:-1] if board not in used]
 
 
 def adopt(server: Arbiter) -> None:

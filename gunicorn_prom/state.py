@@ -139,6 +139,9 @@ class State:
     def add_board(self, meta: dict[str, Any]) -> Board:
         """Make a board and use it from now on.
 
+        Args:
+            meta: see `Board.format`; the board's number and its first slot are found.
+
         Raises:
             OSError: there is no room, or no directory any more.
         """
@@ -150,7 +153,8 @@ class State:
             descriptors += [os.open(paths[0], flags, 0o600)]
             fcntl.flock(descriptors[0], fcntl.LOCK_EX)
             descriptors += [os.open(paths[1], flags | os.O_APPEND, 0o600)]
-            Board.format(descriptors[0], {**meta, "number": number})
+            numbering = {"number": number, "first_slot": self._free_range(meta["slots"])}
+            Board.format(descriptors[0], {**numbering, **meta})
             board = Board(descriptors[0], descriptors[1])
         except OSError:
             for path in paths[: len(descriptors)]:
@@ -160,6 +164,14 @@ class State:
             raise
         self.boards.append(board)
         return board
+
+    def _free_range(self, slots: int) -> int:
+        """Return the lowest number from which on so many slots are on none of our boards."""
+        first_slot = 0
+        for board in sorted(self.boards, key=lambda board: board.meta["first_slot"]):
+            if first_slot + slots > board.meta["first_slot"]:
+                first_slot = board.meta["first_slot"] + board.layout.slots
+        return first_slot
 
     def pass_on(self, environ: dict[str, str]) -> None:
         """Tell the next generation, about to be executed in this child, of the directory."""

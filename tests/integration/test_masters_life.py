@@ -262,6 +262,33 @@ INVALID_FILES = {
 }
 
 
+def test_the_worker_type_changes(tmp_path: Path) -> None:
+    """After a reload with another worker type the workers and what is told of them are of it."""
+    with configured(tmp_path, APP) as server:
+        old = server.wait_for_workers(1)
+        server.reload(worker_type="gthread", threads=3)
+        server.wait_for_metrics(
+            lambda m: m.all("gunicorn_info")[0][0]["worker_class"] == "gthread", "another type"
+        )
+        wait_for(lambda: not is_running(old[0]), "the end of the old worker")
+        server.wait_for_workers(1)
+        assert server.scrape().one("gunicorn_worker_capacity") == 3
+        assert server.stop() == 0
+
+
+def test_a_reload_whose_workers_fail_to_boot(tmp_path: Path) -> None:
+    """The server halts as Gunicorn does, with its exit code, and leaves nothing behind."""
+    module = tmp_path / "fragile.py"
+    module.write_text("from behave import app\n")
+    with gunicorn_prom(tmp_path, "fragile:app") as server:
+        server.wait_for_workers(1)
+        module.write_text("raise RuntimeError('broken by a deployment')\n")
+        server.send_signal(signal.SIGHUP)
+        assert server.wait() == 3
+        assert list(server.state_directory.iterdir()) == []
+        assert can_bind(server.metrics_port)
+
+
 SLOW_TO_BOOT = """
 import time
 from pathlib import Path

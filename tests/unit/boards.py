@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gunicorn_prom.processes import pid_namespace
 from gunicorn_prom.reader import ServerReader
@@ -13,10 +14,8 @@ from gunicorn_prom.slot import Slot
 
 BUCKETS = (0.1, 1.0)
 SLOTS = 4
-META = {
-    "number": 1,
+META: dict[str, Any] = {
     "master": "1.1",
-    "first_slot": 0,
     "buckets": BUCKETS,
     "slots": SLOTS,
     "pid_namespace": pid_namespace(),
@@ -37,7 +36,7 @@ def opened(directory: Path) -> Iterator[Board]:
     is_new = not (directory / "board").exists()
     board_fd = os.open(directory / "board", os.O_RDWR | os.O_CREAT)
     if is_new:
-        Board.format(board_fd, META)
+        Board.format(board_fd, {**META, "number": 1, "first_slot": 0})
     board = Board(board_fd, keys_fd)
     try:
         yield board

@@ -85,7 +85,11 @@ def test_another_process_reads_what_was_written(board: Board, tmp_path: Path) ->
     start_worker(board, 1, 7).observe_request(GET_200, 0.5)
     with opened(tmp_path) as other:
         reading = other.read()
-        assert {**other.meta, "buckets": tuple(other.meta["buckets"])} == META
+        assert {**other.meta, "buckets": tuple(other.meta["buckets"])} == {
+            **META,
+            "number": 1,
+            "first_slot": 0,
+        }
         assert requests_in(reading) == 1
         assert [(w.slot, w.gauges[Gauge.AGE]) for w in reading.workers] == [(1, 7)]
 
