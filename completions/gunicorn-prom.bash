@@ -1,1 +1,1 @@
-complete -o default -W "run --help --version" gunicorn-prom
+complete -o default -W "run export --help --version" gunicorn-prom
