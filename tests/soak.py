@@ -23,12 +23,20 @@ from tests.load import (
     Masters,
     Watch,
     assert_clean_log,
-    child_pids,
     running_workers,
     state_files,
     write_application,
 )
-from tests.support import DEADLINE_S, Metrics, Server, descriptors, gunicorn_prom, request, wait_for
+from tests.support import (
+    DEADLINE_S,
+    Metrics,
+    Server,
+    descriptors,
+    gunicorn_prom,
+    is_running,
+    request,
+    wait_for,
+)
 from tests.traffic import Answer, Exchange, Shot
 
 WORKERS = 3
@@ -249,7 +257,7 @@ class Soak:
         assert last.threads <= first.threads, (first, last)
         assert last.files <= first.files, (first, last)
         assert last.rss_bytes <= 1.25 * first.rss_bytes, (first, last)
-        assert len(app_files_of_the_dead(server, self._masters)) == 0
+        wait_for(lambda: not app_files_of_the_dead(server), "the fold of the dead's files")
         return Outcome(
             events=self.events,
             kills=kills,
@@ -268,11 +276,15 @@ def boards(server: Server) -> list[str]:
     return [path for path in state_files(server) if "/board." in path]
 
 
-def app_files_of_the_dead(server: Server, masters: Masters) -> list[str]:
-    """Return the files of the application's metrics that belong to no process that lives."""
-    living = {*map(str, child_pids(masters.pid)), "0"}
+def app_files_of_the_dead(server: Server) -> list[str]:
+    """Return the files of the application's metrics that belong to no process that lives.
+
+    That is any process: a pid may have been given to somebody else meanwhile, and then its
+    file has to stay.
+    """
     paths = [path for path in state_files(server) if path.endswith(".db")]
-    return [path for path in paths if Path(path).stem.rpartition("_")[2] not in living]
+    pids = {path: Path(path).stem.rpartition("_")[2] for path in paths}
+    return [path for path, pid in pids.items() if pid != "0" and not is_running(int(pid))]
 
 
 @contextmanager
