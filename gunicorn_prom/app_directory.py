@@ -37,20 +37,29 @@ MIN_ROOM_BYTES = 1 << 20
 
 _PREFIX = "gunicorn-prom-app-"
 _announced: Path | None = None
+# The process that has announced, until it has become a server.
+_announcer = 0
 
 
 def announce() -> None:
     """Set the variable, unless the user has; call it before the configuration is read."""
-    global _announced  # noqa: PLW0603  # the environment is global as well
+    global _announced, _announcer  # noqa: PLW0603  # the environment is global as well
     handed_over = os.environ.pop(HANDED_OVER, None)
     if VARIABLE in os.environ or is_switched_off("app_metrics"):
         return
     # Where there is no room, the application's metrics stay what they would be without us.
     with suppress(OSError):
-        _announced = Path(handed_over or tempfile.mkdtemp(prefix=_PREFIX))
+        _announced = Path(handed_over or _make_temporary())
         os.environ[VARIABLE] = str(_announced)
         if not handed_over:
-            atexit.register(_withdraw)  # the process may come to nothing
+            _announcer = os.getpid()
+            atexit.register(_clean_up)
+
+
+def _make_temporary() -> str:
+    """Make a directory, on shared memory unless the user has said where."""
+    has_shared_memory = "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK)
+    return tempfile.mkdtemp(prefix=_PREFIX, dir="/dev/shm" if has_shared_memory else None)
 
 
 def _withdraw() -> None:
@@ -60,6 +69,12 @@ def _withdraw() -> None:
             _announced.rmdir()
             if os.environ.get(VARIABLE) == str(_announced):
                 del os.environ[VARIABLE]
+
+
+def _clean_up() -> None:
+    """Remove what was announced where the process came to nothing: it only checked, or failed."""
+    if _announced is not None and os.getpid() == _announcer:
+        shutil.rmtree(_announced, ignore_errors=True)
 
 
 def remove_announced(server: Path) -> None:
@@ -93,6 +108,8 @@ class AppDirectory:
     @classmethod
     def announced(cls, cfg: Any) -> "AppDirectory":
         """Return the directory that the environment names; none when `cfg` wants none."""
+        global _announcer  # noqa: PLW0603  # see announce
+        _announcer = 0
         users = cfg.env.get(VARIABLE)  # what `--env` sets in the workers
         found = users or os.environ.get(VARIABLE)
         is_ours = found is not None and found == str(_announced)
@@ -151,12 +168,14 @@ class AppDirectory:
         of SIGBUS, which no server would survive for the sake of its metrics.
 
         Raises:
-            OSError: it cannot be made, or has just become full.
+            OSError: it cannot be made, was removed, or has just become full.
         """
         if self.path is None or not self.is_ours:
             return
         if not self.path.is_dir():
             self._make()
+            reason = "the directory of the application's metrics was removed, they begin anew"
+            raise OSError(errno.ENOENT, reason, str(self.path))
         had_room, self._has_room = self._has_room, _has_room(self.path)
         if self._has_room and not had_room:
             os.environ[VARIABLE] = str(self.path)

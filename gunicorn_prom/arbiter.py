@@ -151,6 +151,10 @@ class PrometheusArbiter(Arbiter):
             "gunicorn_prom_version": __version__,
         }
         self._state = State.create(root, self._meta(cfg))
+        # Here, and not when all is ready: others may read the board before that.
+        for cell in (Master.START_TIME, Master.RELOAD_TIME):
+            self._state.board.set_master(cell, time.time())
+        self._publish_worker_class(cfg)
         try:
             self._app_directory.settle(self._state.path, cfg.uid, cfg.gid)
         except OSError as error:
@@ -184,9 +188,7 @@ class PrometheusArbiter(Arbiter):
             self._make_state(self.cfg)
             self._begin_folding()
         assert self._state is not None
-        self._begin_board()
-        for cell in (Master.START_TIME, Master.RELOAD_TIME):
-            self._state.board.set_master(cell, time.time())
+        self._beat()
         listener = getattr(self.app, "metrics_listener", None)
         try:
             self._exporter = ExporterHost.prepare(self.cfg, self._state, listener, self.log)
@@ -197,23 +199,22 @@ class PrometheusArbiter(Arbiter):
         self._fold_what_is_left()
         self._import_control_server()
         # A collection, in the master or in a worker, would write to pages that they
-        # share so far. Once: to do it again would keep the garbage of each reload.
-        gc.freeze()
+        # share so far. Once: to do it again would keep the garbage of each reload. What
+        # gevent has patched is taken down with noise if it was frozen.
+        if not is_patched():
+            gc.freeze()
 
-    def _begin_board(self) -> None:
-        """Say on the board in use what does not change from one to the next."""
-        if self._state is None:
-            return
+    def _publish_worker_class(self, cfg: Any) -> None:
         with self._tolerated("keys"):
-            row = self._state.board.keys.row(WORKER_CLASSES, (self.cfg.worker_class_str,))
+            assert self._state is not None
+            row = self._state.board.keys.row(WORKER_CLASSES, (cfg.worker_class_str,))
             self._state.board.set_master(Master.WORKER_CLASS, row)
-        self._beat()
 
     def _follow_settings(self) -> None:
         """Do what a reload has changed in our own settings."""
         assert self._state is not None
         board = self._state.board
-        self._begin_board()
+        self._publish_worker_class(self.cfg)
         board.set_master(Master.RELOAD_TIME, time.time())
         if tuple(self.cfg.metrics_buckets) != board.layout.buckets:
             with self._tolerated("state"):
@@ -232,7 +233,8 @@ class PrometheusArbiter(Arbiter):
         self._state.add_board(self._meta(self.cfg))
         for cell in LASTING_CELLS:
             self._state.board.set_master(cell, last[cell])
-        self._begin_board()
+        self._publish_worker_class(self.cfg)
+        self._beat()
 
     def spawn_worker(self) -> int:
         """Fork a worker, which finds its slot assigned by `pre_fork`."""
@@ -319,7 +321,9 @@ class PrometheusArbiter(Arbiter):
         except BaseException as error:
             if self._state is not None and os.getpid() == self.pid:
                 self._state.board.count_master_error("reload")
-                self._close()
+                # The state stays: workers live on for a moment, and count.
+                if self._exporter is not None:
+                    self._exporter.stop()
             if isinstance(error, SystemExit) and error.code == UsageError.exit_code:
                 raise SystemExit(1) from error  # as Gunicorn has it
             raise
@@ -340,6 +344,7 @@ class PrometheusArbiter(Arbiter):
         super().stop(graceful)
         # Who is left was sent SIGKILL.
         self._retire_the_dead(())
+        self._fold_what_is_left()
 
     def reexec(self) -> None:
         """Start the next generation (USR2); it takes the metrics socket along."""

@@ -88,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
         label, _, words = message.partition("unrecognized arguments: ")
         for word in words.split() if not label else ():
             option = word.partition("=")[0]
-            close = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            close = difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.75)
             if close:
                 raise UsageError(message, f"did you mean {close[0]}?")
         raise UsageError(message, HELP_HINT)

@@ -78,6 +78,10 @@ def _validate_bind(value: Any) -> str:
     return text
 
 
+def _validate_file(value: Any) -> str | None:
+    return config.validate_string(value) or None
+
+
 def _validate_path(value: Any) -> str:
     path = config.validate_string(value) or ""
     if not path.startswith("/") or path == "/" or path.startswith("/-/") or "?" in path:
@@ -190,7 +194,7 @@ class MetricsWebConfig(config.Setting):
     section = SECTION
     cli = ["--metrics-web-config"]  # noqa: RUF012  # as Gunicorn declares its own
     meta = "FILE"
-    validator = config.validate_string
+    validator = _validate_file
     default = None
     desc = """\
         TLS and passwords of the metrics server, as a web configuration file.

@@ -56,11 +56,20 @@ HANDED_OVER = "GUNICORN_PROM_STATE"
 
 
 def default_root() -> Path:
-    """Return the state directory of this user when none was given, best on tmpfs."""
+    """Return the state directory of this user when none was given, best on tmpfs.
+
+    Raises:
+        StateError: neither there nor for temporary files anything may be written.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and _is_ours(Path(runtime)):
         return Path(runtime) / "gunicorn-prom"
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+    try:
+        parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise StateError(
+            "there is no directory to which we may write the scoreboard", HINT
+        ) from error
     return Path(parent) / f"gunicorn-prom-{os.geteuid()}"
 
 

@@ -66,6 +66,9 @@ def export(
     try:
         # After the options: prometheus_client takes longer to import than they to check.
         roots = _roots(directories or [], metrics_state_dir)
+        for root in roots.values():
+            if root.exists() and not root.is_dir():
+                raise UsageError(f"{root} is no directory", HINT)
         bind = _checked(MetricsBind(), metrics_bind)
         path = _checked(MetricsPath(), metrics_path)
         from gunicorn_prom.exporter.sidecar import serve

@@ -130,7 +130,7 @@ class Door:
         if not self._source.has_changed():
             return
         try:
-            self.rules = self._source.load_again()
+            self.rules = self._source.load()
         except Exception as error:
             # What nobody has foreseen might quote a secret.
             reason = error if isinstance(error, GunicornPromError) else type(error).__name__
@@ -220,26 +220,21 @@ class _Source:
         stamps = {path: _stamp(path) for path in self._stamps}
         return stamps != self._stamps and all(map(_is_settled, stamps.values()))
 
-    def load_again(self) -> Rules:
-        """Read everything like `load`, but take no empty file for a wish.
-
-        It is more likely one that could not be written.
-        """
-        stamp = _stamp(self.path)
-        if stamp is not None and stamp.size_bytes == 0:
-            self._stamps = {self.path: stamp}
-            raise InvalidSettingError(f"{self.path} is empty", "write {} to open the door")
-        return self.load()
-
     def load(self) -> Rules:
         """Read everything.
+
+        An empty file is not taken for a wish: it is more likely one that could not be
+        written.
 
         Raises:
             UsageError: something cannot be used; then that version counts as read, too.
         """
         # Looked at before it is read: a change in between is seen the next time.
-        self._stamps = {self.path: _stamp(self.path)}
+        stamp = _stamp(self.path)
+        self._stamps = {self.path: stamp}
         config = parse(self.path)
+        if stamp is not None and stamp.size_bytes == 0:
+            raise InvalidSettingError(f"{self.path} is empty", "write {} to open the door")
         self._stamps |= {path: _stamp(path) for path in config.files()}
         try:
             return _rules(config)

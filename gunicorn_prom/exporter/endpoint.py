@@ -49,7 +49,7 @@ class Endpoint:
         """Answer a GET or HEAD request."""
         if request.path == self._path:
             if not self._is_anything_there():
-                return Answer(503, b"no server is running\n")
+                return Answer(503, b"no server to show, the log says why\n")
             return self._metrics(parse_qs(request.query).get("name[]", []), request.headers)
         if request.path == "/-/healthy":
             return self._health(liveness_problem, "healthy")

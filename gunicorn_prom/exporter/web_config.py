@@ -213,7 +213,7 @@ def _load_yaml(content: bytes) -> Any:
 def _bad_yaml(line: int | None) -> InvalidSettingError:
     # PyYAML's own message quotes the file, and with it perhaps a password.
     where = "" if line is None else f" in line {line + 1}"
-    return InvalidSettingError(f"this is not valid YAML{where}")
+    return InvalidSettingError(f"this is not valid YAML{where}", "docs/security.md has an example")
 
 
 def _configuration(value: Any, directory: Path) -> WebConfig:

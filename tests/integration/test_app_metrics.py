@@ -24,6 +24,7 @@ from tests.support import (
     is_running,
     plain_gunicorn,
     request,
+    run_to_end,
     start_next_generation,
     wait_for,
 )
@@ -536,3 +537,11 @@ def test_workers_of_another_user(public: Path, file: str) -> None:
         assert server.stop() == 0
         assert files_in(server.state_directory) == []
         assert files_in(temporary) == []
+
+
+@pytest.mark.parametrize("option", ["--check-config", "--print-config"])
+def test_what_only_looks_leaves_nothing(tmp_path: Path, temporary: Path, option: str) -> None:
+    """A check of the configuration loads the application, metrics and all, and cleans up."""
+    ended = run_to_end(tmp_path, APP, option, environ={"TMPDIR": str(temporary)})
+    assert ended.returncode == 0, ended.stderr
+    assert files_in(temporary) == []

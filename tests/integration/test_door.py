@@ -314,7 +314,7 @@ def test_plain_http_to_the_tls_port(serve: Configure, certificates: Certificates
 
 def test_tls_to_the_plain_port(serve: Configure) -> None:
     """Who speaks TLS where there is none is cut off at once, and nothing is logged."""
-    server = serve("")
+    server = serve("{}")
     assert is_turned_away(lambda: server.tls(timeout_s=2.0))
     assert ask(server.connect()).status == 200
     assert server.log == ""
@@ -538,7 +538,7 @@ def serial_number(server: DoorServer) -> object:
 
 def test_tls_comes_and_goes(serve: Configure, certificates: Certificates) -> None:
     """TLS can be switched on and off without a restart."""
-    server = serve("")
+    server = serve("{}")
     assert ask(server.connect()).status == 200
     server.config.write_text(tls_config(certificates.server))
     wait_for(lambda: is_turned_away(server.connect), "TLS")
@@ -750,8 +750,8 @@ def test_a_hash_that_takes_too_long_is_a_refusal(
 
 
 def test_without_users_or_tls_everything_is_open(tmp_path: Path) -> None:
-    """An empty file opens the door, as with other exporters."""
-    (tmp_path / "web.yml").write_text("")
+    """A file without either opens the door, as with other exporters."""
+    (tmp_path / "web.yml").write_text("{}")
     with serving(Door.open(tmp_path / "web.yml", LOG)) as port:
         assert ask(socket.create_connection(("127.0.0.1", port))).status == 200
 

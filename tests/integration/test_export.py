@@ -122,7 +122,7 @@ def test_it_waits_for_a_server(tmp_path: Path) -> None:
     state = tmp_path / "server" / "state"
     with sidecar(tmp_path / "sidecar", state) as exporter:
         for target, text in {
-            "/metrics": "no server is running\n",
+            "/metrics": "no server to show, the log says why\n",
             "/-/ready": "no master is running\n",
             "/-/healthy": "no master is running\n",
         }.items():

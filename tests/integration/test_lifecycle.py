@@ -122,7 +122,9 @@ def test_losing_the_state_directory_stops_nothing(tmp_path: Path) -> None:
         assert server.get("/404").status == 404
         metrics = server.wait_for_requests(2)
         assert metrics.one("gunicorn_http_requests_total", status="404") == 1
-        assert metrics.total("gunicorn_prom_errors_total") == 0
+        # The application's own metrics are told to begin anew, once.
+        assert metrics.one("gunicorn_prom_errors_total", where="app_metrics") == 1
+        assert metrics.total("gunicorn_prom_errors_total") == 1
         assert server.stop() == 0
 
 

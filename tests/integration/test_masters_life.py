@@ -276,6 +276,60 @@ def test_the_worker_type_changes(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_a_generation_that_a_bad_file_ends_loses_no_count(tmp_path: Path) -> None:
+    """What its workers still answer is counted by the other generation, and as answered."""
+    with configured(tmp_path, APP) as server, ThreadPoolExecutor(1) as pool:
+        old = server.wait_for_workers(1)[0]
+        server.send_signal(signal.SIGUSR2)
+        server.wait_for_workers(2)
+        (successor,) = set(children(server.pid)) - {old}
+        worker = children(successor)[0]
+        os.kill(old, signal.SIGSTOP)  # so that the other one takes the request
+        answer = pool.submit(server.get, "/wait/gate")
+        server.wait_for_metrics(
+            lambda m: m.one("gunicorn_http_requests_in_progress") == 1, "the request"
+        )
+        (tmp_path / "gunicorn.conf.py").write_text("workers = )")
+        os.kill(successor, signal.SIGHUP)
+        wait_for(lambda: not is_running(successor), "the end of its master")
+        os.kill(old, signal.SIGCONT)
+        server.open_gate("gate")
+        assert answer.result().text == "waited"
+        wait_for(lambda: not is_running(worker), "the end of the worker")
+        metrics = server.wait_for_requests(1)
+        assert metrics.one("gunicorn_http_aborted_total", reason="no_response") == 0
+        server.wait_for_metrics(
+            lambda m: m.one("gunicorn_worker_exits_total", reason="exit") == 1, "its exit"
+        )
+        assert server.wait_for_requests(1)
+        assert server.stop() == 0
+
+
+def test_a_next_generation_tells_of_itself_from_the_start(tmp_path: Path) -> None:
+    """While it still imports a preloaded application, its start and worker class are known."""
+    (tmp_path / "slowly.py").write_text(SLOW_TO_BOOT)
+    with gunicorn_prom(tmp_path, "slowly:app", "--preload") as server:
+        (worker,) = server.wait_for_workers(1)
+        (tmp_path / "slow").touch()
+        first = server.scrape()
+        server.send_signal(signal.SIGUSR2)
+        (successor,) = wait_for(lambda: set(children(server.pid)) - {worker}, "a successor")
+        metrics = server.wait_for_metrics(
+            lambda m: (
+                m.one("gunicorn_start_time_seconds") != first.one("gunicorn_start_time_seconds")
+            ),
+            "its start",
+        )
+        assert metrics.one("gunicorn_start_time_seconds") > first.one("gunicorn_start_time_seconds")
+        assert metrics.one("gunicorn_config_reload_success_timestamp_seconds") > 0
+        assert [labels["worker_class"] for labels, _ in metrics.all("gunicorn_info")] == ["sync"]
+        (tmp_path / "slow").unlink()
+        server.wait_for_workers(2)
+        os.kill(successor, signal.SIGTERM)
+        server.wait_for_workers(1)
+        assert server.stop() == 0
+
+
 def test_a_reload_whose_workers_fail_to_boot(tmp_path: Path) -> None:
     """The server halts as Gunicorn does, with its exit code, and leaves nothing behind."""
     module = tmp_path / "fragile.py"

@@ -217,6 +217,14 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
         validate(tmp_path / "web.yml")
 
 
+def test_an_empty_file_is_no_wish(tmp_path: Path) -> None:
+    """At the start, too, it is more likely one that could not be written."""
+    (tmp_path / "web.yml").touch()
+    with pytest.raises(InvalidSettingError, match="is empty") as caught:
+        validate(tmp_path / "web.yml")
+    assert "{}" in caught.value.hint
+
+
 def test_an_impossible_path(tmp_path: Path) -> None:
     """A path that no system can have is told like one that does not exist."""
     (tmp_path / "web.yml").write_text('tls_server_config: {cert_file: "a\\0b", key_file: x}')
@@ -263,7 +271,7 @@ def test_a_missing_extra(
 
 def test_the_scheme(tmp_path: Path) -> None:
     """Without a certificate, URLs are those of plain HTTP."""
-    (tmp_path / "web.yml").write_text("")
+    (tmp_path / "web.yml").write_text("{}")
     door = Door.open(tmp_path / "web.yml", logging.getLogger("test"))
     assert door.scheme == "http"
     door.close()
