@@ -8,6 +8,7 @@ import fcntl
 import http.client
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -77,7 +78,9 @@ def shut_out(_argument):
 
 
 def devour(_argument):
-    '''Use up all memory.'''
+    '''Use up all memory, and be the one to go for it.'''
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
     held = []
     while True:
         held.append(b"\\1" * (1 << 20))
@@ -288,8 +291,26 @@ def running_in(group: Path, directory: Path, *arguments: str) -> Iterator[Server
     """Run `gunicorn-prom run ARGUMENTS` in a cgroup until the block ends."""
     script = f'echo $$ > "{group}/cgroup.procs" && exec "$@"'
     program = [sys.executable, "-m", "gunicorn_prom", "run", *OWN_OPTIONS, *arguments]
-    with running(Server(directory, ["sh", "-c", script, "sh", *program], {}), start=True) as server:
+    enter = ["sh", "-c", script, "sh"]
+    with _decoys(enter), running(Server(directory, [*enter, *program], {}), start=True) as server:
         yield server
+
+
+@contextlib.contextmanager
+def _decoys(enter: list[str]) -> Iterator[None]:
+    """Let the kernel have these rather than the master.
+
+    It takes a second process when one asks for memory while that of the first is being freed.
+    """
+    decoys = [subprocess.Popen([*enter, "sleep", "600"]) for _ in range(3)]
+    try:
+        for decoy in decoys:
+            Path(f"/proc/{decoy.pid}/oom_score_adj").write_text("999")
+        yield
+    finally:
+        for decoy in decoys:
+            decoy.kill()
+            decoy.wait()
 
 
 def _own_memory_cgroup() -> Path:
@@ -549,7 +570,6 @@ class Ledger:
                 departures = Departures(server)
                 departures.happen("signal", lambda: departures.kill(signal.SIGKILL))
                 departures.happen("oom", lambda: departures.ask("/devour"))
-                departures.happen("signal", lambda: departures.kill(signal.SIGKILL))
                 departures.happen("oom", lambda: departures.ask("/devour"))
             assert server.stop() == 0
 

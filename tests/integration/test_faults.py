@@ -195,7 +195,9 @@ def test_a_removed_state_directory_loses_nothing(tmp_path: Path) -> None:
             server.wait_for_requests(6)
             wait_for(lambda: jobs(server), "the application's metrics")
             assert server.get("/observe/first").status == 200
-        assert server.scrape().total(PROM_ERRORS) == 0
+        # The application's own metrics are told to begin anew.
+        assert server.scrape().one(PROM_ERRORS, where="app_metrics") == 1
+        assert server.scrape().total(PROM_ERRORS) == 1
         assert server.stop() == 0
         left = [path for path in server.state_directory.rglob("*") if path.is_file()]
         assert left == []
