@@ -2,6 +2,7 @@
 
 import os
 import socket
+from typing import Any
 
 from gunicorn_prom.errors import BindError
 from gunicorn_prom.settings import parse_bind
@@ -29,9 +30,7 @@ def listen(address: str) -> socket.socket:
             return inherited
         inherited.close()
     try:
-        family, kind, protocol, _, sockaddr = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, kind, protocol, _, sockaddr = _resolve(host, port)
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise _bind_error(address, error) from error
@@ -67,10 +66,17 @@ def _is_bound_to(listener: socket.socket, host: str, port: int) -> bool:
     """Tell whether the socket of the last generation has the address that is wanted now."""
     bound_host, bound_port = listener.getsockname()[:2]
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        wanted_host = _resolve(host, port)[4][0]
     except OSError:
         return False
-    return port in (0, bound_port) and found[0][4][0] == bound_host
+    return port in (0, bound_port) and wanted_host == bound_host
+
+
+def _resolve(host: str, port: int) -> tuple[Any, ...]:
+    """Return the first address of `host`, as `socket.getaddrinfo` has it."""
+    # For a str getaddrinfo would import the idna codec, which costs some 200 KiB.
+    name = host.encode() if host.isascii() else host
+    return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
 
 
 def _bind_error(address: str, error: OSError) -> BindError:
