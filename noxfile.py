@@ -66,6 +66,20 @@ def bench(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "bench", *session.posargs)
 
 
+@nox.session
+def generate(session: nox.Session) -> None:
+    """Make what follows from declarations: pages of the documentation and completions."""
+    install(session, groups=["gunicorn-newest"], extras=["all"])
+    session.run("python", "-m", "scripts.generate", *session.posargs)
+
+
+@nox.session
+def pictures(session: nox.Session) -> None:
+    """Make the pictures of the documentation anew."""
+    install(session, groups=["gunicorn-newest", "tests"], extras=["all"])
+    session.run("python", "-m", "scripts.pictures")
+
+
 @nox.session(venv_backend="none")
 def lock(session: nox.Session) -> None:
     """Make uv.lock and scripts/tools.txt anew, with the newest releases."""

@@ -1,10 +1,13 @@
 """The command `gunicorn-prom`, and `python -m gunicorn_prom`.
 
 `run` goes straight to the launcher: Typer would double the time to the first
-answer and stay in the memory of the master and of every worker. Everything else,
-`run --help` too, is Typer's.
+answer and stay in the memory of the master and of every worker. `check` and
+`settings` take the same options and go straight to their own code. Everything else
+is Typer's.
 """
 
+import io
+import os
 import sys
 
 __all__ = ["main"]
@@ -21,15 +24,45 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     try:
+        _check_surroundings()
         if arguments[:1] == ["run"] and HELP_OPTIONS.isdisjoint(arguments):
             from gunicorn_prom.launcher import run
 
             run(arguments[1:])
-        from gunicorn_prom.cli import app
+        if sys.stdout is None:  # closed by whoever has started us
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+        # What the terminal's encoding does not have is escaped.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        if arguments[:1] == ["check"]:
+            from gunicorn_prom.cli.check import main as check
 
-        app()
+            check(arguments[1:])
+        if arguments[:1] == ["settings"]:
+            from gunicorn_prom.cli.settings import main as settings
+
+            settings(arguments[1:])
+        from gunicorn_prom.cli.app import main as others
+
+        others()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _check_surroundings() -> None:
+    # Gunicorn asks for both as soon as it is imported.
+    message = hint = ""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        message, hint = "the working directory is there no more", "change to one that is"
+    value = os.environ.get("WEB_CONCURRENCY", "1")
+    if not value.strip().removeprefix("+").isdecimal():
+        message, hint = f"WEB_CONCURRENCY is {value!r}, no number of workers", "unset it"
+    if message:
+        from gunicorn_prom.errors import UsageError, fail
+
+        fail(UsageError(message, hint))
 
 
 if __name__ == "__main__":

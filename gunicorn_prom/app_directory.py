@@ -22,7 +22,7 @@ from typing import Any
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.settings import is_switched_off
 
-__all__ = ["AppDirectory", "announce", "remove_announced"]
+__all__ = ["AppDirectory", "announce", "make_temporary", "remove_announced", "withdraw"]
 
 # The directory of the last generation, which the next one goes on with.
 HANDED_OVER = "GUNICORN_PROM_APP"
@@ -49,20 +49,20 @@ def announce() -> None:
         return
     # Where there is no room, the application's metrics stay what they would be without us.
     with suppress(OSError):
-        _announced = Path(handed_over or _make_temporary())
+        _announced = Path(handed_over or make_temporary())
         os.environ[VARIABLE] = str(_announced)
         if not handed_over:
             _announcer = os.getpid()
             atexit.register(_clean_up)
 
 
-def _make_temporary() -> str:
+def make_temporary() -> str:
     """Make a directory, on shared memory unless the user has said where."""
     has_shared_memory = "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK)
     return tempfile.mkdtemp(prefix=_PREFIX, dir="/dev/shm" if has_shared_memory else None)
 
 
-def _withdraw() -> None:
+def withdraw() -> None:
     """Take back what was announced, unless it is in use."""
     if _announced is not None:
         with suppress(OSError):
@@ -114,10 +114,10 @@ class AppDirectory:
         found = users or os.environ.get(VARIABLE)
         is_ours = found is not None and found == str(_announced)
         if not is_ours:
-            _withdraw()
+            withdraw()
             return cls(Path(found) if found and cfg.app_metrics else None, is_ours=False)
         if not cfg.app_metrics and "prometheus_client" not in sys.modules:
-            _withdraw()
+            withdraw()
             return cls(None, is_ours=False)
         return cls(_announced, is_ours=True, is_served=cfg.app_metrics)
 

@@ -113,7 +113,11 @@ class PrometheusArbiter(Arbiter):
             GunicornPromError: the address cannot be had.
         """
         self.open()
-        super().start()
+        try:
+            super().start()
+        except BaseException:  # Gunicorn ends the process when it cannot bind
+            self._close()
+            raise
 
     def apply_settings(self) -> None:
         """Put ourselves beside what the configuration has just said."""

@@ -13,6 +13,7 @@ to import, and its eventlet worker patches the process. `PrometheusGeventWorker`
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -20,10 +21,13 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
+from gunicorn.errors import AppImportError
 
 from gunicorn_prom import workers
 from gunicorn_prom.app_metrics import VARIABLE
+from gunicorn_prom.errors import users_traceback
 from gunicorn_prom.instrument.runtime import watch_garbage_collector
 from gunicorn_prom.instrument.wsgi import Answer, WSGISeam, fits, method_label
 from gunicorn_prom.keys import OTHER
@@ -119,6 +123,21 @@ class PrometheusMixin(_Base):
         except Exception:
             self.log.exception("gunicorn-prom: this worker is served without metrics")
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the application; of an error in it show the user's part of the traceback.
+
+        Raises:
+            AppImportError: it is not there, as Gunicorn finds.
+            SystemExit: it fails, with Gunicorn's code for a worker that does not boot.
+        """
+        try:
+            super().load_wsgi()
+        except AppImportError:
+            raise
+        except Exception as error:
+            self.log.error("The application does not load.\n%s", users_traceback(error))
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _attach(self) -> None:
         if self._board is None:

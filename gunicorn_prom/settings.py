@@ -219,6 +219,22 @@ class AppMetrics(config.Setting):
         """
 
 
+class Preflight(config.Setting):
+    name = "preflight"
+    section = SECTION
+    cli = ["--preflight"]  # noqa: RUF012  # as Gunicorn declares its own
+    validator = config.validate_bool
+    action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
+    default = True
+    desc = """\
+        Tell before the launch, in one line, when an address cannot be had and who has it.
+
+        Whoever has it may just be ending, so the launch waits for it as long as Gunicorn would
+        try: 5 seconds. Sockets that are inherited are left alone. Files and directories that the
+        settings name must be there as well.
+        """
+
+
 OWN_SETTINGS: tuple[type[config.Setting], ...] = (
     WorkerType,
     MetricsBind,
@@ -228,6 +244,7 @@ OWN_SETTINGS: tuple[type[config.Setting], ...] = (
     MetricsBuckets,
     MetricsWebConfig,
     AppMetrics,
+    Preflight,
 )
 
 
@@ -275,5 +292,9 @@ def is_switched_off(name: str) -> bool:
     That is known before the configuration is read. What the configuration file says is
     not asked.
     """
-    option = f"--no-{name.replace('_', '-')}"
-    return os.environ.get(environment(name), "").strip().lower() == "false" or option in sys.argv
+    option = name.replace("_", "-")
+    # The last one on the command line counts, and before it the environment.
+    switches = [word for word in sys.argv if word in (f"--{option}", f"--no-{option}")]
+    if switches:
+        return switches[-1].startswith("--no-")
+    return os.environ.get(environment(name), "").strip().lower() == "false"

@@ -44,6 +44,11 @@ class WorkerType(NamedTuple):
         return f"pip install 'gunicorn-prom[{self.name}]'"
 
     @property
+    def is_removed(self) -> bool:
+        """Whether the installed Gunicorn has it no more."""
+        return 0 < self.removed <= int(gunicorn.__version__.split(".")[0])
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What `-k` takes for it."""
         ours = (f"gunicorn_prom.{self.plugin_class}", f"gunicorn_prom.plugin.{self.plugin_class}")
@@ -81,11 +86,10 @@ def type_of(worker_class: str | type) -> str | None:
 def unavailable(name: str) -> UsageError | None:
     """Say why workers of type `name` cannot run here; None when they can."""
     worker_type = REGISTRY[name]
-    installed = gunicorn.__version__
-    if worker_type.removed and int(installed.split(".")[0]) >= worker_type.removed:
+    if worker_type.is_removed:
         return UsageError(
             f"worker type {name} is not available: Gunicorn {worker_type.removed} removed it, "
-            f"and this is Gunicorn {installed}",
+            f"and this is Gunicorn {gunicorn.__version__}",
             f"{worker_type.install} (brings an older Gunicorn), or use gevent",
         )
     if worker_type.library and find_spec(worker_type.library) is None:

@@ -4,5 +4,11 @@ import pytest
 
 # Helpers that assert: pytest shows in them, too, what differs.
 pytest.register_assert_rewrite(
-    "tests.exactness", "tests.ledger", "tests.load", "tests.soak", "tests.storms", "tests.support"
+    "tests.exactness",
+    "tests.ledger",
+    "tests.load",
+    "tests.passthrough",
+    "tests.soak",
+    "tests.storms",
+    "tests.support",
 )

@@ -72,6 +72,15 @@ def sockets_of(port: int) -> set[str]:
     return {f"socket:[{row[9]}]" for row in rows if int(row[1].rpartition(":")[2], 16) == port}
 
 
+def backlog_of(port: int) -> int:
+    """Return how many connections to that port of the loopback nobody has accepted yet."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = [
+        row for row in rows if int(row[1].rpartition(":")[2], 16) == port and row[3] == "0A"
+    ]
+    return sum(int(row[4].rpartition(":")[2], 16) for row in listening)
+
+
 def descriptors(pid: int) -> list[str]:
     """Return what the descriptors of a process refer to."""
     found = []

@@ -57,7 +57,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Serve the metrics of a running server from its state directory: the sidecar.
+    """Serve the metrics of a running server from beside it.
 
     The server is started with `--metrics-server none` and a `--metrics-state-dir` that both can
     see, in Kubernetes an emptyDir on memory. The sidecar waits for it, follows its upgrades and

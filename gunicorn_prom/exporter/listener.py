@@ -1,17 +1,23 @@
-"""The socket of the metrics server."""
+"""The socket of the metrics server, and whether the application's could be had."""
 
+import errno
 import os
 import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gunicorn_prom.errors import BindError
 from gunicorn_prom.settings import parse_bind
 
-__all__ = ["HANDED_OVER", "drop_inherited", "listen", "url_of"]
+__all__ = ["HANDED_OVER", "drop_inherited", "listen", "trial_of", "try_bind", "url_of"]
 
 # The descriptor of the socket, from a master to the one that replaces it (USR2).
 HANDED_OVER = "GUNICORN_PROM_FD"
 BACKLOG = 1024
+# Of a unix socket: unix(7).
+MAX_PATH_BYTES = 107
 
 
 def listen(address: str) -> socket.socket:
@@ -80,11 +86,53 @@ def _resolve(host: str, port: int) -> tuple[Any, ...]:
 
 
 def _bind_error(address: str, error: OSError) -> BindError:
-    reason = (error.strerror or str(error)).lower()
-    return BindError(
-        f"cannot bind the metrics server to {address}: {reason}",
-        "choose another address with --metrics-bind, or stop the process that has it",
-    )
+    from gunicorn_prom import ports  # rarely wanted, and the process becomes the master
+
+    return ports.bind_error(parse_bind(address), error, "--metrics-bind")
+
+
+def try_bind(address: tuple[str, int] | str) -> None:
+    """Find out whether Gunicorn could bind an address, and leave nothing bound and no file.
+
+    Raises:
+        OSError: it could not.
+    """
+    with trial_of(address):
+        pass
+
+
+@contextmanager
+def trial_of(address: tuple[str, int] | str) -> Iterator[None]:
+    """Have an address as Gunicorn would, for the time of the block; a unix socket makes no file.
+
+    Gunicorn takes the path of a unix socket from whoever listens there, so that is no obstacle.
+
+    Raises:
+        OSError: Gunicorn could not bind it.
+    """
+    if isinstance(address, str):
+        _check_place(address)
+        yield
+        return
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trial.bind(address)
+        yield
+
+
+def _check_place(path: str) -> None:
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, f"the path is longer than {MAX_PATH_BYTES} bytes")
+    if path.startswith("\0"):  # an abstract socket has no file
+        return
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise OSError(errno.ENOENT, f"there is no directory {directory}")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, f"the directory {directory} is not writable")
+    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise OSError(errno.ENOTSOCK, "there is a file that is no socket")
 
 
 def url_of(listener: socket.socket, path: str, scheme: str = "http") -> str:

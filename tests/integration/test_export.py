@@ -496,8 +496,9 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         ended = run_to_end(tmp_path, f"--metrics-bind={address}", command=["export"])
     error, hint = ended.stderr.splitlines()
-    assert error == f"error: cannot bind the metrics server to {address}: address already in use"
-    assert hint.startswith("hint: ")
+    reason = f"address already in use (pid {os.getpid()}, "
+    assert error.startswith(f"error: cannot bind {address}: {reason}")
+    assert hint == "hint: choose another with --metrics-bind, or stop the other process"
     assert (ended.returncode, ended.stdout) == (1, "")
 
 

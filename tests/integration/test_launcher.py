@@ -5,12 +5,12 @@ import re
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import gunicorn
 import pytest
 
+from gunicorn_prom.settings import OWN_SETTINGS
 from tests.hooks import Hooks
 from tests.support import (
     GUNICORN,
@@ -26,12 +26,13 @@ from tests.support import (
 )
 
 APP = "behave:app"
+COMMAND = ("run", "--metrics-bind=127.0.0.1:0", "--metrics-state-dir=state")
 PLAIN_APP = """
 def app(environ, start_response):
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 """
-OWN_NAMES = ("metrics_", "worker_type", "app_metrics")
+OWN_NAMES = tuple(setting.name for setting in OWN_SETTINGS)
 
 
 # The command line.
@@ -291,11 +292,27 @@ usage_errors = pytest.mark.parametrize(
         ),
         ((APP, "--workers=x"), {}, "argument -w/--workers: invalid int value: 'x'", ".*--help`"),
         ((APP, "--bind=127.0.0.1:99999"), {}, "invalid --bind: port 99999 is not in .*", ".*"),
-        ((APP, "-b", "host:port"), {}, "'port' is not a valid port number", ".*"),
+        ((APP, "-b", "host:port"), {}, "invalid --bind: 'port' is not a valid port number", ".*"),
         ((APP, "--metrics-bind=:99999"), {}, "invalid --metrics-bind: port 99999 .*", ".*"),
-        ((APP,), {"GUNICORN_PROM_METRICS_PATH": "x"}, "invalid --metrics-path: 'x' .*", ".*"),
+        (
+            (APP,),
+            {"GUNICORN_PROM_METRICS_PATH": "x"},
+            "invalid GUNICORN_PROM_METRICS_PATH: 'x' .*",
+            ".*",
+        ),
+        (
+            (APP,),
+            {"GUNICORN_PROM_APP_METRICS": "0"},
+            "invalid GUNICORN_PROM_APP_METRICS: '0' is neither true nor false",
+            ".*",
+        ),
         ((APP, "--metrics-buckets=2,1"), {}, "invalid --metrics-buckets: .*", ".*"),
-        ((APP,), {"GUNICORN_CMD_ARGS": "--wrokers=2"}, "unrecognized .*", "did you mean .*"),
+        (
+            (APP,),
+            {"GUNICORN_CMD_ARGS": "--wrokers=2"},
+            "GUNICORN_CMD_ARGS: unrec.*",
+            "did you mean .*",
+        ),
         ((APP, "--worker-type=nope"), {}, "invalid --worker-type: 'nope' is not one of .*", ".*"),
         (
             (APP, "-k", "nope.Worker"),
@@ -309,7 +326,7 @@ usage_errors = pytest.mark.parametrize(
             "--worker-type sync and --worker-class gthread contradict each other",
             "give one of them",
         ),
-        ((APP, "-c", "nowhere.py"), {}, "'nowhere.py' doesn't exist", ".*"),
+        ((APP, "-c", "nowhere.py"), {}, "there is no configuration file nowhere.py", ".*"),
     ],
 )
 
@@ -326,12 +343,53 @@ def test_a_usage_error_is_one_sentence_and_a_hint(
 
 
 def test_an_invalid_value_in_the_file_is_an_error(tmp_path: Path) -> None:
-    """A bad value of one of our settings in the configuration file names the setting."""
-    (tmp_path / "gunicorn.conf.py").write_text("metrics_buckets = [2, 1]\n")
+    """A bad value in the configuration file is told with its setting and its place."""
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\nmetrics_buckets = [2, 1]\n")
     ended = run_to_end(tmp_path, APP)
     assert ended.returncode == 2
-    assert "\nerror: invalid --metrics-buckets: " in ended.stderr
-    assert "Traceback" not in ended.stderr
+    error, hint = ended.stderr.splitlines()
+    assert error.startswith("error: invalid --metrics-buckets: ")
+    assert error.endswith("gunicorn.conf.py:2)")
+    assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "where"),
+    [
+        ("workers = 2\ntimeout = )\n", "gunicorn.conf.py:2: SyntaxError: "),
+        ("import os\n\nworkers = cpus * 2\n", "gunicorn.conf.py:3: NameError: "),
+        ("import json\njson.loads('{')\n", "gunicorn.conf.py:2: json.decoder.JSONDecodeError: "),
+    ],
+)
+def test_a_configuration_file_that_fails_says_where(tmp_path: Path, file: str, where: str) -> None:
+    """The error names the line of the user's own code, without a traceback."""
+    (tmp_path / "gunicorn.conf.py").write_text(file)
+    ended = run_to_end(tmp_path, APP)
+    assert ended.returncode == 2
+    error, hint = ended.stderr.splitlines()
+    assert where in error
+    assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "exit_code", "said"),
+    [
+        ("import nosuch\n", 3, "No module named 'nosuch'"),
+        ("import json\n\njson.loads('{')\napp = 1\n", 3, 'broken.py", line 3, in <module>'),
+        ("application = 1\n", 4, "Failed to find attribute 'app' in 'broken'"),
+    ],
+)
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_an_application_that_does_not_load(
+    tmp_path: Path, file: str, exit_code: int, said: str, preload: tuple[str, ...]
+) -> None:
+    """Its own part of the traceback is shown, and nothing of Gunicorn's and ours."""
+    (tmp_path / "broken.py").write_text(file)
+    ended = run_to_end(tmp_path, "broken:app", *preload)
+    assert ended.returncode == (4 if preload else exit_code)
+    assert said in ended.stderr
+    assert "import_app" not in ended.stderr
+    assert "gunicorn_prom" not in ended.stderr
 
 
 @pytest.mark.skipif(
@@ -347,17 +405,17 @@ def test_an_unavailable_worker_type_tells_the_way_out(tmp_path: Path, option: st
     assert ended.returncode == 2
 
 
-def test_a_busy_metrics_port_is_told_at_once(tmp_path: Path) -> None:
-    """Nothing is imported, nothing is waited for: Gunicorn itself would try for five seconds."""
+def test_a_busy_metrics_port_is_told(tmp_path: Path) -> None:
+    """At once, and when it was waited for in vain; nothing is imported before."""
     (tmp_path / "telling.py").write_text(f"print('imported')\n{PLAIN_APP}")
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = "{}:{}".format(*other.getsockname())
-        began = time.monotonic()
         ended = run_to_end(tmp_path, "telling:app", "--preload", f"--metrics-bind={address}")
-        assert time.monotonic() - began < 3.0
-    error, hint = ended.stderr.splitlines()
-    assert error == f"error: cannot bind the metrics server to {address}: address already in use"
-    assert hint.startswith("hint: choose another address with --metrics-bind")
+    warning, error, hint = ended.stderr.splitlines()
+    assert warning == f"warning: {error.removeprefix('error: ')}; trying for 5 s"
+    reason = f"address already in use (pid {os.getpid()}, "
+    assert error.startswith(f"error: cannot bind {address}: {reason}")
+    assert hint == "hint: choose another with --metrics-bind, or stop the other process"
     assert (ended.returncode, ended.stdout) == (1, "")
 
 
@@ -412,6 +470,54 @@ def test_the_plugin_route_reports_errors_in_one_line(tmp_path: Path) -> None:
         environ = {"GUNICORN_PROM_METRICS_BIND": address}
         command = [GUNICORN, OWN_OPTIONS[0], "-k", "gunicorn_prom.PrometheusWorker", APP]
         ended = Server(tmp_path, command, environ).run_to_end()
-    assert f"cannot bind the metrics server to {address}" in ended.stderr
+    assert f"cannot bind {address}: address already in use" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("-k", "os.path"), "cannot load the worker class os.path: "),
+        (("-b", "127.0.0.1:-1"), "invalid --bind: port -1 is not in 0 to 65535"),
+        (("--log-config", "bad.ini", "--no-preflight"), "Gunicorn does not start: "),
+    ],
+)
+def test_what_cannot_start_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], error: str
+) -> None:
+    """And a hint, rather than a traceback of Gunicorn's."""
+    (tmp_path / "bad.ini").write_text("nothing")
+    ended = run_to_end(tmp_path, "behave:app", *arguments, command=COMMAND)
+    assert ended.returncode != 0
+    lines = ended.stderr.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-2:-1]
+    assert lines[-2].startswith(f"error: {error}")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_failed_start_leaves_no_state(tmp_path: Path) -> None:
+    """When Gunicorn cannot bind, the state directory goes with the process."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = "{}:{}".format(*other.getsockname())
+        arguments = ("behave:app", "--no-preflight", "-b", address)
+        ended = run_to_end(tmp_path, *arguments, command=COMMAND)
+    assert ended.returncode == 1
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_the_last_switch_counts(tmp_path: Path) -> None:
+    """`--app-metrics` prevails over the environment and over `--no-app-metrics` before it."""
+    (tmp_path / "telling.py").write_text(
+        "import os, sys\nprint('PROMETHEUS_MULTIPROC_DIR' in os.environ)\nsys.exit(7)\n"
+    )
+    for switches, is_set in (
+        (("--app-metrics",), True),
+        (("--no-app-metrics", "--app-metrics"), True),
+        (("--app-metrics", "--no-app-metrics"), False),
+        ((), False),
+    ):
+        environ = {"GUNICORN_PROM_APP_METRICS": "false"}
+        arguments = ("telling:app", "--preload", "-b", "127.0.0.1:0", *switches)
+        ended = run_to_end(tmp_path, *arguments, command=COMMAND, environ=environ)
+        assert ended.stdout == f"{is_set}\n"

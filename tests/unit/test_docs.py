@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from gunicorn_prom.metrics import FAMILIES, Family
 from tests.support import ROOT
 
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
@@ -24,11 +23,3 @@ def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / "docs" / target).exists(), target
-
-
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
-def test_every_family_is_documented(family: Family) -> None:
-    """docs/metrics.md has a row with the type, labels and meaning that are declared."""
-    labels = ", ".join(f"`{label}`" for label in family.labels) or "-"
-    row = f"| `{family.name}` | {family.kind} | {labels} | {family.help} |"
-    assert row in (ROOT / "docs" / "metrics.md").read_text().splitlines()

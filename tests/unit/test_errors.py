@@ -8,7 +8,13 @@ from gunicorn_prom.errors import GunicornPromError, fail
 
 @pytest.mark.parametrize(
     ("name", "exit_code"),
-    [("UsageError", 2), ("InvalidSettingError", 2), ("BindError", 1), ("StateError", 1)],
+    [
+        ("UsageError", 2),
+        ("InvalidSettingError", 2),
+        ("BindError", 1),
+        ("StateError", 1),
+        ("AppLoadError", 4),
+    ],
 )
 @pytest.mark.parametrize("hint", ["", "do something else"])
 def test_an_error_is_said_on_stderr(
@@ -26,5 +32,5 @@ def test_an_error_is_said_on_stderr(
 def test_plain_gunicorn_prints_them_as_one_line() -> None:
     """Gunicorn shows a RuntimeError without a traceback, so each of ours is one."""
     kinds = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
-    assert len(kinds) == 5
+    assert len(kinds) == 7
     assert all(issubclass(kind, (GunicornPromError, RuntimeError)) for kind in kinds)

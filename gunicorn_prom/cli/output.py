@@ -1,0 +1,57 @@
+"""What goes to stdout, whoever reads it: a terminal, a file, or nobody any more."""
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+from gunicorn_prom.errors import GunicornPromError
+
+__all__ = ["end", "say", "written"]
+
+
+def say(text: str) -> None:
+    """Print a text; characters that stdout cannot have are escaped."""
+    encoding = sys.stdout.encoding
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def end(code: int) -> NoReturn:
+    """End the process, also where the configuration file has left a thread that goes on.
+
+    Raises:
+        SystemExit: else.
+    """
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """Write out what the block prints.
+
+    A reader that has gone, as `head` does, ends the block and is no error.
+
+    Raises:
+        GunicornPromError: it cannot be written, for the disk is full or the like.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget()
+    except OSError as error:
+        _forget()
+        raise GunicornPromError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def _forget() -> None:
+    # What is left in the buffer would fail again when the interpreter ends.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,33 @@
+"""What `gunicorn-prom check` says of set-ups that are right."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, free_port, run_to_end
+
+EXAMPLES = {
+    "plain_wsgi": "app:application",
+    "flask": "app:app",
+    "django": "django_app.wsgi:application",
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("worker_type", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_the_examples_pass(
+    tmp_path: Path, example: str, worker_type: str, preload: tuple[str, ...]
+) -> None:
+    """No example gets a warning, on no worker type, and nothing is written beside it."""
+    directory = ROOT / "examples" / example
+    before = sorted(directory.rglob("*"))
+    ports = f"--bind=127.0.0.1:{free_port()}", f"--metrics-bind=127.0.0.1:{free_port()}"
+    arguments = (EXAMPLES[example], f"--chdir={directory}", f"--worker-type={worker_type}")
+    ended = run_to_end(tmp_path, *arguments, *preload, *ports, "--format=json", command=("check",))
+    found = json.loads(ended.stdout)["checks"]
+    assert [entry for entry in found if entry["status"] in ("warning", "error")] == []
+    assert next(entry for entry in found if entry["id"] == "GP001")["status"] == "ok"
+    assert ended.returncode == 0
+    assert sorted(directory.rglob("*")) == before
