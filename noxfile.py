@@ -13,9 +13,9 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.envdir = f".nox/{sys.implementation.cache_tag}"
 nox.options.sessions = ["lint", "typecheck", "tests", "compat"]
 
-# Most tests wait for servers, so two processes pay even on one core. `loadfile` keeps the tests
-# that share a server together.
-PARALLEL_TESTS = ("--numprocesses=2", "--dist=loadfile")
+# Most tests wait for servers, so four processes pay even on two cores. `loadfile` keeps the
+# tests that share a server together.
+PARALLEL_TESTS = ("--numprocesses=4", "--dist=loadfile")
 
 # The lock records no other index, wherever it is made.
 PUBLIC_INDEX = "--default-index=https://pypi.org/simple"
