@@ -10,7 +10,10 @@ from bench.environments import GUNICORN_23, NEWEST, Environment
 
 __all__ = ["CONTENDERS", "GTHREAD_THREADS", "WORKER_TYPES", "Contender", "Launch"]
 
-WORKER_TYPES = ("sync", "gthread", "gevent")
+_WSGI = ("sync", "gthread", "gevent")
+_ASGI = ("asgi", "uvicorn")
+WORKER_TYPES = (*_WSGI, *_ASGI)
+_CLASSES = {"uvicorn": "uvicorn_worker.UvicornWorker"}
 GTHREAD_THREADS = 4
 
 _CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -43,6 +46,10 @@ class Launch:
             options += ["--threads", str(GTHREAD_THREADS)]
         return options
 
+    def application(self, variant: str = "app") -> str:
+        """Return the name of the application that such workers speak to."""
+        return f"hello:{'asgi_' if self.worker_type in _ASGI else ''}{variant}"
+
     @property
     def multiprocess_directory(self) -> Path:
         """Directory for the value files of prometheus_client."""
@@ -59,6 +66,7 @@ class Contender:
         arguments: The command line after the interpreter.
         variables: Environment variables of its own.
         has_metrics: Whether it serves `/metrics` on the metrics port.
+        worker_types: Those that it can have.
     """
 
     name: str
@@ -68,6 +76,7 @@ class Contender:
     variables: Callable[[Launch], dict[str, str]]
     has_metrics: bool = True
     is_project: bool = False
+    worker_types: tuple[str, ...] = _WSGI
 
     def command(self, launch: Launch) -> list[str]:
         """Return the whole command line of a launch."""
@@ -76,15 +85,15 @@ class Contender:
 
 def _run_bare(environment: Environment) -> Callable[[Launch], list[str]]:
     return lambda launch: [
-        *(str(environment.script("gunicorn")), "hello:app"),
-        *("--worker-class", launch.worker_type),
+        *(str(environment.script("gunicorn")), launch.application()),
+        *("--worker-class", _CLASSES.get(launch.worker_type, launch.worker_type)),
         *launch.gunicorn_options,
     ]
 
 
-def _run_project(launch: Launch) -> list[str]:
-    return [
-        *(str(NEWEST.script("gunicorn-prom")), "run", "hello:app"),
+def _run_project(variant: str) -> Callable[[Launch], list[str]]:
+    return lambda launch: [
+        *(str(NEWEST.script("gunicorn-prom")), "run", launch.application(variant)),
         *("--worker-type", launch.worker_type),
         *launch.gunicorn_options,
         *("--metrics-bind", f"127.0.0.1:{launch.metrics_port}"),
@@ -141,14 +150,26 @@ CONTENDERS = (
         arguments=_run_bare(NEWEST),
         variables=_no_variables,
         has_metrics=False,
+        worker_types=WORKER_TYPES,
     ),
     Contender(
         name="gunicorn-prom",
         base=_BARE,
         environment=NEWEST,
-        arguments=_run_project,
+        arguments=_run_project("app"),
         variables=_no_variables,
         is_project=True,
+        worker_types=WORKER_TYPES,
+    ),
+    # Every request has a route and a sampled trace.
+    Contender(
+        name="gunicorn-prom, told all",
+        base=_BARE,
+        environment=NEWEST,
+        arguments=_run_project("told_app"),
+        variables=_no_variables,
+        is_project=True,
+        worker_types=WORKER_TYPES,
     ),
     Contender(
         name="prometheus_client by hand",

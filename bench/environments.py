@@ -84,7 +84,9 @@ class Environment:
         _run([*pip, "install", "--quiet", *requirements])
 
 
-NEWEST = Environment("newest", ("gunicorn[gevent]", "prometheus-client"))
+NEWEST = Environment(
+    "newest", ("gunicorn[gevent]", "prometheus-client", "uvicorn[standard]", "uvicorn-worker")
+)
 GUNICORN_23 = Environment(
     "gunicorn-23",
     ("gunicorn==23.0.0", "gevent", "gunicorn-prometheus-exporter==0.2.4"),

@@ -124,10 +124,11 @@ class Session:
             self._measure_footprint(client)
         return self.measurements
 
-    def _take_turns(self, rounds: int) -> Iterator[tuple[int, Contender]]:
+    def _take_turns(self, worker_type: str, rounds: int) -> Iterator[tuple[int, Contender]]:
         """Yield each contender once per round, in the opposite order every other round."""
+        able = [one for one in self.contenders if worker_type in one.worker_types]
         for number in range(rounds):
-            for contender in self.contenders if number % 2 == 0 else reversed(self.contenders):
+            for contender in able if number % 2 == 0 else reversed(able):
                 yield number, contender
 
     def _count_instructions(self, worker_type: str, counter: Counter, client: Client) -> None:
@@ -135,7 +136,7 @@ class Session:
 
         How strings fall into hash tables shifts the count by some tenths of a percent.
         """
-        for number, contender in self._take_turns(self.effort.counted_rounds):
+        for number, contender in self._take_turns(worker_type, self.effort.counted_rounds):
             with run_server(
                 contender, worker_type, wrapper=counter.wrapper, hash_seed=number
             ) as server:
@@ -151,7 +152,7 @@ class Session:
         Where memory falls in the caches can favour one process over another, for all of
         its life and by more than the difference that is looked for.
         """
-        for number, contender in self._take_turns(self.effort.traffic_rounds):
+        for number, contender in self._take_turns(worker_type, self.effort.traffic_rounds):
             with run_server(contender, worker_type, hash_seed=number) as server:
                 client.send(_make_load(server, _WARM_UP_REQUESTS))
                 self._measure_round(server, client)
@@ -171,7 +172,7 @@ class Session:
         for contender in self.contenders:
             with run_server(contender, "sync"):
                 pass  # The first launch after an installation reads everything from disk.
-        for _, contender in self._take_turns(self.effort.footprint_rounds):
+        for _, contender in self._take_turns("sync", self.effort.footprint_rounds):
             with run_server(contender, "sync", workers=_FOOTPRINT_WORKERS) as server:
                 client.send(_make_load(server, _FOOTPRINT_REQUESTS))
                 self.measurements.add("first_answer_s", "sync", contender, server.first_answer_s)

@@ -6,12 +6,13 @@ _gunicorn_prom_setting() {
     case $option in
         --worker-type)
             kind=words
-            proposals="sync gthread gevent eventlet"
+            proposals="sync gthread gevent eventlet gevent_pywsgi tornado asgi uvicorn"
             ;;
-        --metrics-bind | --metrics-path | --metrics-buckets | -b | --bind | \
-            --backlog | -w | --workers | --threads | --worker-connections | \
-            --max-requests | --max-requests-jitter | -t | --timeout | \
-            --graceful-timeout | --keep-alive | --asgi-disconnect-grace-period | \
+        --metrics-bind | --metrics-path | --metrics-buckets | \
+            --max-worker-memory | -b | --bind | --backlog | -w | --workers | \
+            --threads | --worker-connections | --max-requests | \
+            --max-requests-jitter | -t | --timeout | --graceful-timeout | \
+            --keep-alive | --asgi-disconnect-grace-period | \
             --websocket-max-message-size | --limit-request-line | \
             --limit-request-fields | --limit-request-field_size | -e | --env | -m | \
             --umask | --forwarded-allow-ips | --proxy-allow-from | \
@@ -104,10 +105,12 @@ _gunicorn_prom_setting() {
 _gunicorn_prom_command() {
     local settings="--worker-type --metrics-bind --metrics-path --metrics-server
     --metrics-state-dir --metrics-buckets --metrics-web-config --app-metrics
-    --no-app-metrics --preflight --no-preflight -c --config -b --bind
-    --backlog -w --workers -k --worker-class --threads --worker-connections
-    --max-requests --max-requests-jitter -t --timeout --graceful-timeout
-    --keep-alive --asgi-loop --asgi-lifespan --asgi-disconnect-grace-period
+    --no-app-metrics --route-labels --no-route-labels --timeout-autopsy
+    --no-timeout-autopsy --max-worker-memory --gc-freeze --no-gc-freeze
+    --preflight --no-preflight -c --config -b --bind --backlog -w --workers
+    -k --worker-class --threads --worker-connections --max-requests
+    --max-requests-jitter -t --timeout --graceful-timeout --keep-alive
+    --asgi-loop --asgi-lifespan --asgi-disconnect-grace-period
     --websocket-max-message-size --http-parser --limit-request-line
     --limit-request-fields --limit-request-field_size --reload
     --reload-engine --reload-extra-file --spew --check-config --print-config
@@ -206,7 +209,8 @@ _gunicorn_prom_command() {
                 dirty_worker_init dirty_worker_exit control_socket control_socket_mode
                 control_socket_disable worker_type metrics_bind metrics_path
                 metrics_server metrics_state_dir metrics_buckets metrics_web_config
-                app_metrics preflight"
+                app_metrics route_labels timeout_autopsy max_worker_memory gc_freeze
+                preflight"
             _gunicorn_prom_setting
             case $option in
                 --format)

@@ -22,17 +22,18 @@ from gunicorn.errors import HaltServer
 from gunicorn_prom import __version__
 from gunicorn_prom.app_directory import AppDirectory
 from gunicorn_prom.app_metrics import Folder
+from gunicorn_prom.autopsy import Autopsies
 from gunicorn_prom.errors import GunicornPromError, UsageError
 from gunicorn_prom.exporter.host import ExporterHost, is_patched
-from gunicorn_prom.instrument.wsgi import fits
 from gunicorn_prom.keys import WORKER_CLASSES
 from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
+from gunicorn_prom.listeners import Listener, sockets_of
 from gunicorn_prom.processes import brief_facts, pid_namespace
 from gunicorn_prom.roster import Roster
 from gunicorn_prom.scoreboard import SIGNALS, Gauge, Master, Vital
 from gunicorn_prom.settings import add_own_settings, read_own_settings
 from gunicorn_prom.state import State, unusable
-from gunicorn_prom.workers import instrument, uses_greenlets
+from gunicorn_prom.workers import instrument, seam_of, uses_greenlets
 
 __all__ = ["PrometheusArbiter", "adopt"]
 
@@ -68,12 +69,15 @@ class PrometheusArbiter(Arbiter):
     _exporter: ExporterHost | None = None
     _app_folder: Folder | None = None
     _oom_kills: OomKills | None = None
+    _autopsies: Autopsies | None = None
     _is_adopted = False
     _is_serving = False
     _is_folding = False
     # Why the master tells a worker to go, unless something else is known.
     _intent = "scale_down"
     _vitals_due = 0.0
+    # What was last told of where we listen, and on which board.
+    _published: tuple[float, list[Listener]] | None = None
     # The age of the last worker before a reload that has not shown its first one yet.
     _reload_age: int | None = None
     _failed_places: frozenset[str] = frozenset()
@@ -123,7 +127,7 @@ class PrometheusArbiter(Arbiter):
         """Put ourselves beside what the configuration has just said."""
         add_own_settings(self.cfg)
         self.worker_class = instrument(self.worker_class)
-        if not fits(self.worker_class):
+        if not seam_of(self.worker_class):
             self.log.warning(
                 "gunicorn-prom: requests of %s workers are not counted, only their processes are",
                 self.cfg.worker_class_str,
@@ -165,6 +169,7 @@ class PrometheusArbiter(Arbiter):
             raise unusable(self._state.path, error) from error
         self._roster = Roster(self._state, self._add_slots)
         self._oom_kills = OomKills()
+        self._autopsies = Autopsies(self._state.path)
         watch_waiting(self._note_exit)
 
     def _begin_folding(self) -> None:
@@ -179,6 +184,7 @@ class PrometheusArbiter(Arbiter):
         return {
             **self._fixed_meta,
             "slots": SLOTS_PER_WORKER * cfg.workers + SPARE_SLOTS,
+            "foreseen": SLOTS_PER_WORKER * cfg.workers,
             "buckets": cfg.metrics_buckets,
         }
 
@@ -202,11 +208,21 @@ class PrometheusArbiter(Arbiter):
         # What a killed master left is finished before a worker could get a pid that is in it.
         self._fold_what_is_left()
         self._import_control_server()
-        # A collection, in the master or in a worker, would write to pages that they
-        # share so far. Once: to do it again would keep the garbage of each reload. What
-        # gevent has patched is taken down with noise if it was frozen.
-        if not is_patched():
-            gc.freeze()
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Keep the collector from what is there now, if it is to.
+
+        A collection, in the master or in a worker, would write to pages that they share so
+        far. Once: a reload does not load a preloaded application again, and would only
+        have its own garbage kept. What gevent has patched is taken down with noise if it
+        was frozen.
+        """
+        if not self.cfg.gc_freeze or is_patched():
+            return
+        if self.cfg.preload_app:
+            gc.collect()  # what an import leaves behind would be kept for ever
+        gc.freeze()
 
     def _publish_worker_class(self, cfg: Any) -> None:
         with self._tolerated("keys"):
@@ -247,7 +263,17 @@ class PrometheusArbiter(Arbiter):
             if self._roster is not None:
                 self._roster.spawned()
             self._beat()
+        self._publish_listeners()
         return pid
+
+    def _publish_listeners(self) -> None:
+        """Tell where we listen, when that or our board has changed."""
+        with self._tolerated("backlog"):
+            if self._state is not None:
+                listening = self._state.board.number, sockets_of(self.LISTENERS, self.cfg)
+                if listening != self._published:
+                    self._published = listening
+                    self._state.publish(listening[1])
 
     def manage_workers(self) -> None:
         """Keep the number of workers; behind the first of them the metrics server begins."""
@@ -262,6 +288,7 @@ class PrometheusArbiter(Arbiter):
         if is_patched():
             # From Gunicorn 24 on a master that gevent has patched may not be told of SIGCHLD.
             self.reap_workers()
+        self._conclude_autopsies()
         super().murder_workers()
         with self._tolerated("master"):
             self._beat()
@@ -282,6 +309,14 @@ class PrometheusArbiter(Arbiter):
         worker = self.WORKERS.get(pid)
         if worker is not None and worker.exit_status is None and sig in FATAL_SIGNALS:
             worker.intent = worker.intent or self._intent
+            # Gunicorn sends it to a worker that has timed out, and to no other.
+            if sig == signal.SIGABRT:
+                self._begin_autopsy(worker)
+                # Up to Gunicorn 23 the handler of SIGCHLD may have reaped it meanwhile.
+                if pid not in self.WORKERS:
+                    return
+            if sig == signal.SIGKILL and self._is_to_be_heard(worker):
+                return
         super().kill_worker(pid, sig)
 
     def reap_workers(self) -> None:
@@ -348,6 +383,7 @@ class PrometheusArbiter(Arbiter):
         super().stop(graceful)
         # Who is left was sent SIGKILL.
         self._retire_the_dead(())
+        self._conclude_autopsies(is_end=True)
         self._fold_what_is_left()
 
     def reexec(self) -> None:
@@ -403,6 +439,30 @@ class PrometheusArbiter(Arbiter):
         with self._tolerated("slots"):
             if self._roster is not None:
                 self._roster.assign(worker)
+                if self.cfg.timeout_autopsy and self.cfg.timeout and self._autopsies is not None:
+                    worker.stack_file = self._autopsies.stack_file(worker)
+
+    def _begin_autopsy(self, worker: Any) -> None:
+        with self._tolerated("autopsy"):
+            if worker.stack_file is None or self._roster is None or self._autopsies is None:
+                return
+            for board, slot, owner in self._roster.owners():
+                if owner is worker:
+                    self._log_autopsy(self._autopsies.begin(worker, board, slot))
+
+    def _is_to_be_heard(self, worker: Any) -> bool:
+        is_stopping = self._intent == "shutdown"
+        return not is_stopping and self._autopsies is not None and self._autopsies.may_write(worker)
+
+    def _conclude_autopsies(self, *, is_end: bool = False) -> None:
+        with self._tolerated("autopsy"):
+            if self._autopsies is not None:
+                for text in self._autopsies.conclude(is_end=is_end):
+                    self._log_autopsy(text)
+
+    def _log_autopsy(self, text: str) -> None:
+        if text:
+            self.log.error("gunicorn-prom: %s", text)
 
     def _warn(self, message: str) -> None:
         self.log.warning("gunicorn-prom: %s", message)
@@ -427,7 +487,8 @@ class PrometheusArbiter(Arbiter):
         try:
             with self._tolerated("slots"):
                 self._end_reload()
-                living = self.WORKERS.values() if workers is None else workers
+                # A copy: up to Gunicorn 23 the handler of SIGCHLD may remove one meanwhile.
+                living = list(self.WORKERS.values()) if workers is None else workers
                 self._roster.retire_missing(living, self._exit_reason)
         finally:
             self._is_folding = False
@@ -437,6 +498,9 @@ class PrometheusArbiter(Arbiter):
         with self._tolerated("ledger"):
             assert self._oom_kills is not None  # made with the state
             reason = exit_reason(worker, worker.exit_status, gauges, self._oom_kills.claim)
+        with self._tolerated("autopsy"):
+            if self._autopsies is not None:
+                self._autopsies.gone(worker, gauges)
         return reason
 
     def _fold_what_is_left(self) -> None:

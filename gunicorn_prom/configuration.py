@@ -393,8 +393,9 @@ class Configuration(WSGIApplication):
                 "give one of them",
             )
         if by_type and type_rank >= class_rank:
-            by_class = by_type
-            self.cfg.set("worker_class", by_type)
+            given_class = by_class = by_type
+        if given_class in workers.REGISTRY:
+            self.cfg.set("worker_class", workers.REGISTRY[given_class].setting)
         problem = workers.unavailable(by_class) if by_class and self._needs_worker else None
         if problem:
             raise problem

@@ -15,17 +15,23 @@ __all__ = [
     "ERROR_HANDLING",
     "EXCEPTIONS",
     "FAILED_REQUESTS",
+    "HISTOGRAMS",
     "HTTP",
     "OTHER",
     "OVERFLOW_ROW",
     "PARSE_ERRORS",
+    "ROUTES",
     "TABLES",
+    "TIMEOUTS",
+    "UNMATCHED",
     "WORKER_CLASSES",
     "KeyFile",
     "Table",
 ]
 
 OTHER = "_OTHER"
+# The route of requests for which the framework found none.
+UNMATCHED = "_UNMATCHED"
 OVERFLOW_ROW = 0
 MAX_LABEL_LENGTH = 100
 SEPARATOR = "\x1f"
@@ -49,10 +55,14 @@ EXCEPTIONS = Table("exceptions", ("exception",), 64)
 PARSE_ERRORS = Table("parse_errors", ("error",), 32)
 FAILED_REQUESTS = Table("failed_requests", ("method", "endpoint", "error_type"), 64)
 ERROR_HANDLING = Table("error_handling", ("method", "endpoint", "error_type"), 64)
+TIMEOUTS = Table("timeouts", ("route",), 64)
+ROUTES = Table("routes", ("method", "route", "status_class"), 500)
 WORKER_CLASSES = Table("worker_classes", ("worker_class",), 16)
 
 # The tables that have counters, in the order of their cells.
-TABLES = (HTTP, EXCEPTIONS, PARSE_ERRORS, FAILED_REQUESTS, ERROR_HANDLING)
+TABLES = (HTTP, EXCEPTIONS, PARSE_ERRORS, FAILED_REQUESTS, ERROR_HANDLING, TIMEOUTS, ROUTES)
+# Those whose rows are histograms of durations; the rows of the others are single counters.
+HISTOGRAMS = (HTTP, ROUTES)
 
 
 class KeyFile:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
-from gunicorn_prom.scoreboard import Gauge, State
+from gunicorn_prom.scoreboard import Gauge, Leaving, State
 
 __all__ = ["OomKills", "exit_reason", "watch_waiting"]
 
@@ -51,7 +51,7 @@ def _unintended(code: int | None, gauges: Sequence[float], is_oom: Callable[[], 
     if code == -signal.SIGKILL:
         return "oom" if is_oom() else "signal"
     if gauges[Gauge.LEAVING] and code == 0:
-        return "max_requests"
+        return "memory" if gauges[Gauge.LEAVING] == Leaving.MEMORY else "max_requests"
     was_told = gauges[Gauge.STATE] in (State.QUITTING, State.ABORTING)
     if was_told or (code is not None and code < 0):
         return "signal"

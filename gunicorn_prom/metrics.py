@@ -54,6 +54,41 @@ HTTP_IN_PROGRESS = Family(
     "gauge",
     "Requests that workers are working on now.",
 )
+HTTP_QUEUE = Family(
+    "gunicorn_http_request_queue_seconds",
+    "histogram",
+    "Time that requests waited before a worker began with them: from the proxy's X-Request-Start "
+    "or X-Queue-Start on (proxy), and for a thread of gthread (pool). The proxy's has not the "
+    "pool's in it.",
+    ("stage",),
+)
+HTTP_QUEUE_IGNORED = Family(
+    "gunicorn_http_queue_headers_ignored_total",
+    "counter",
+    "Headers X-Request-Start or X-Queue-Start that were not taken, by what is wrong with them: "
+    "no time (garbage), a time to come (future), more than a day ago (past).",
+    ("reason",),
+)
+HTTP_ROUTE_REQUESTS = Family(
+    "gunicorn_http_route_requests_total",
+    "counter",
+    "Requests answered, by the template of the route as the framework tells it.",
+    ("method", "route", "status_class"),
+)
+HTTP_ROUTE_DURATION = Family(
+    "gunicorn_http_route_duration_seconds",
+    "histogram",
+    "Time from the parsed request to the end of its response, by the template of the route.",
+    ("method", "route", "status_class"),
+)
+WEBSOCKETS_TOTAL = Family(
+    "gunicorn_websocket_connections_total",
+    "counter",
+    "WebSocket connections that the application accepted.",
+)
+WEBSOCKETS = Family(
+    "gunicorn_websocket_connections", "gauge", "WebSocket connections that are open now."
+)
 HTTP_EXCEPTIONS = Family(
     "gunicorn_http_exceptions_total",
     "counter",
@@ -97,6 +132,13 @@ EXITS = Family(
     "the master meant to do.",
     ("reason",),
 )
+TIMEOUTS = Family(
+    "gunicorn_worker_timeouts_total",
+    "counter",
+    "Workers that timed out, by the route of the request that they were in; the same as "
+    'gunicorn_worker_exits_total{reason="timeout"}.',
+    ("route",),
+)
 BOOT_SECONDS = Family(
     "gunicorn_worker_boot_seconds",
     "histogram",
@@ -121,6 +163,24 @@ SERVER_UP = Family(
     "gauge",
     "1 while the server is there; only where `export` serves several.",
     ("server",),
+)
+SOCKET_BACKLOG = Family(
+    "gunicorn_socket_backlog",
+    "gauge",
+    "Connections that wait for a worker to accept them.",
+    ("listener",),
+)
+SOCKET_BACKLOG_LIMIT = Family(
+    "gunicorn_socket_backlog_limit",
+    "gauge",
+    "Connections that may wait to be accepted; further ones are turned away.",
+    ("listener",),
+)
+SOCKET_BACKLOG_PEAK = Family(
+    "gunicorn_socket_backlog_peak",
+    "gauge",
+    "The most connections that were seen waiting within the last minute.",
+    ("listener",),
 )
 SCRAPE_DURATION = Family(
     "gunicorn_prom_scrape_duration_seconds",
@@ -173,6 +233,12 @@ WORKER_MEMORY_PSS = Family(
     "gunicorn_worker_memory_pss_bytes",
     "gauge",
     "Resident memory of the worker, each shared page divided by those who share it.",
+    WORKER,
+)
+WORKER_MEMORY_SHARED = Family(
+    "gunicorn_worker_memory_shared_bytes",
+    "gauge",
+    "Resident memory of the worker that other processes have mapped too: what preloading shares.",
     WORKER,
 )
 WORKER_CPU_PERCENT = Family(
@@ -228,6 +294,12 @@ WORKER_CAPACITY = Family(
     "gunicorn_worker_capacity",
     "gauge",
     "Requests that the worker can work on at once: 1, threads or worker_connections.",
+    WORKER,
+)
+WORKER_CONNECTIONS = Family(
+    "gunicorn_worker_connections",
+    "gauge",
+    "Connections that the worker has open, also those that are idle; where it counts them.",
     WORKER,
 )
 WORKER_HEARTBEAT = Family(

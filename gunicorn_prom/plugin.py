@@ -13,11 +13,14 @@ to import, and its eventlet worker patches the process. `PrometheusGeventWorker`
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,10 +31,16 @@ from gunicorn.errors import AppImportError
 from gunicorn_prom import workers
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.errors import users_traceback
+from gunicorn_prom.instrument.asgi import ASGISeam
+from gunicorn_prom.instrument.insides import Insides, end, look_inside
+from gunicorn_prom.instrument.memory import MemoryWatch
+from gunicorn_prom.instrument.record import Recorder, method_label
+from gunicorn_prom.instrument.routes import watch_routes
 from gunicorn_prom.instrument.runtime import watch_garbage_collector
-from gunicorn_prom.instrument.wsgi import Answer, WSGISeam, fits, method_label
+from gunicorn_prom.instrument.stacks import StackWriter
+from gunicorn_prom.instrument.wsgi import Answer, WSGISeam
 from gunicorn_prom.keys import OTHER
-from gunicorn_prom.scoreboard import Board, Gauge, State
+from gunicorn_prom.scoreboard import Board, Gauge, Leaving, State
 from gunicorn_prom.slot import Slot
 
 if TYPE_CHECKING:
@@ -39,6 +48,9 @@ if TYPE_CHECKING:
 
     # What the mixin is mixed into; Gunicorn has no types.
     from gunicorn.workers.base import Worker as _Base
+
+    from gunicorn_prom.instrument.pywsgi import PyWSGISeam
+    from gunicorn_prom.instrument.tornado import TornadoSeam
 else:
     _Base = object
 
@@ -56,6 +68,12 @@ __all__ = [
 GEVENT_AVAILABLE = workers.unavailable("gevent") is None
 EVENTLET_AVAILABLE = workers.unavailable("eventlet") is None
 
+# How many connections a worker has that does not count them.
+UNKNOWN = -1
+
+# Why a worker goes of itself.
+LEAVING = {"max_requests": Leaving.MAX_REQUESTS, "memory": Leaving.MEMORY}
+
 logger = logging.getLogger(__name__)
 
 
@@ -70,17 +88,24 @@ class PrometheusMixin(_Base):
         start_time: Unix seconds at which the worker was made.
         intent: in the master, why it has told the worker to go.
         exit_status: in the master, what the kernel said of the worker's end.
+        stack_file: to which the worker writes its stacks when it times out, None: not.
     """
 
     intent: str | None = None
     exit_status: int | None = None
+    stack_file: Path | None = None
 
     _board: Board | None = None
     _slot_number = 0
     _slot: Slot | None = None
+    _recorder: Recorder | None = None
     _seam: WSGISeam | None = None
+    _stack_writer: StackWriter | None = None
+    _asgi_seam: ASGISeam | None = None
+    _server_seam: "PyWSGISeam | TornadoSeam | None" = None
     _process: "psutil.Process | None" = None
     _is_departing = False
+    _count_connections: Callable[[], int] | None = None
     _app_directory: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -106,9 +131,9 @@ class PrometheusMixin(_Base):
     @property
     def _request_count(self) -> int:
         """Requests that this worker has answered so far."""
-        if self._seam is None:
+        if self._recorder is None or not workers.seam_of(type(self)):
             return self._counted_by_ourselves
-        return self._seam.request_count()
+        return self._recorder.request_count()
 
     @_request_count.setter
     def _request_count(self, count: int) -> None:
@@ -138,6 +163,31 @@ class PrometheusMixin(_Base):
         except Exception as error:
             self.log.error("The application does not load.\n%s", users_traceback(error))
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        if self._slot is not None:
+            try:
+                self._instrument_application()
+            except Exception as failure:
+                self._slot.report("request", failure)
+
+    def _instrument_application(self) -> None:
+        """Wrap the application where Gunicorn's hooks do not come."""
+        if self._slot is None or self._recorder is None:
+            return
+        if self.cfg.route_labels:
+            self._recorder.find_route = watch_routes(partial(self._slot.report, "routes"))
+        if workers.seam_of(type(self)) == "asgi":
+            self._asgi_seam = ASGISeam(self._slot, self._recorder)
+            self._asgi_seam.install(self, self._note_departure)
+        elif workers.seam_of(type(self)) == "wsgi":
+            from gunicorn_prom.instrument.pywsgi import PyWSGISeam
+
+            self._server_seam = PyWSGISeam(self._slot, self._recorder)
+            self._server_seam.install(self)
+        elif workers.seam_of(type(self)) == "tornado":
+            from gunicorn_prom.instrument.tornado import TornadoSeam
+
+            self._server_seam = TornadoSeam(self._slot, self._recorder)
+            self._server_seam.install(self)
 
     def _attach(self) -> None:
         if self._board is None:
@@ -152,39 +202,88 @@ class PrometheusMixin(_Base):
         self._slot.set_gauge(Gauge.PID, os.getpid())
         self._slot.set_gauge(Gauge.START_TIME, self.start_time)
         self._slot.set_gauge(Gauge.CAPACITY, self._capacity())
+        self._slot.set_gauge(Gauge.CONNECTIONS, UNKNOWN)
         watch_garbage_collector(self._slot)
-        if fits(type(self)):
-            self._seam = WSGISeam(self._slot)
+        self._recorder = Recorder(self._slot, shows_targets=self.cfg.timeout_autopsy)
+        if workers.seam_of(type(self)) == "hooks":
+            self._seam = WSGISeam(self._slot, self._recorder)
+        if self.stack_file is not None:
+            try:
+                self._stack_writer = StackWriter(self.stack_file, self._slot, self._recorder)
+            except (OSError, RuntimeError) as failure:
+                self._slot.report("autopsy", failure)
+
+    def init_signals(self) -> None:
+        """Set up the handlers as Gunicorn does, before one of them our own."""
+        super().init_signals()
+        if self._stack_writer is not None:
+            self._stack_writer.watch_abort()
 
     def _capacity(self) -> int:
-        has_greenlets = workers.uses_greenlets(type(self))
-        return int(self.cfg.worker_connections if has_greenlets else self.cfg.threads)
+        """Return how many requests can be in progress, 0 where nothing limits them."""
+        if workers.seam_of(type(self)) == "asgi" and hasattr(self, "config"):
+            return int(self.config.limit_concurrency or 0)  # uvicorn's
+        is_threaded = workers.seam_of(type(self)) != "asgi" and not workers.uses_greenlets(
+            type(self)
+        )
+        return int(self.cfg.threads if is_threaded else self.cfg.worker_connections)
 
     def run(self) -> None:
         """Note that the worker has booted, and serve."""
         if self._seam is not None:
             self._seam.install(self)
-        if self._slot is not None:
-            if os.environ.get(VARIABLE) != self._app_directory:
-                self.log.warning(
-                    "gunicorn-prom: the application has set %s itself, so its own metrics are not "
-                    "served; set it in the environment or with --env",
-                    VARIABLE,
-                )
-            self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
-            self._slot.observe_boot(time.monotonic() - self._made)
-        self.update_worker_metrics()
+        if self._slot is not None and os.environ.get(VARIABLE) != self._app_directory:
+            self.log.warning(
+                "gunicorn-prom: the application has set %s itself, so its own metrics are not "
+                "served; set it in the environment or with --env",
+                VARIABLE,
+            )
+        if self._slot is not None and self._recorder is not None:
+            self._look_inside(self._slot, self._recorder)
+        if self._asgi_seam is None:
+            self._note_booted()
+        else:
+            # On asyncio nobody is served, and the application may yet fail, until its
+            # lifespan has begun; right behind that comes the first sign of life.
+            vars(self)["notify"] = self._notify_first
         try:
             super().run()
+            if self._asgi_seam is not None and self._asgi_seam.ends_by_limit_only:
+                self._note_departure("max_requests")
         finally:
             if self.nr >= self.max_requests:
                 self._note_departure("max_requests")
 
+    def _notify_first(self) -> None:
+        del vars(self)["notify"]
+        self._note_booted()
+        self.notify()
+
+    def _note_booted(self) -> None:
+        if self._slot is not None:
+            self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
+            self._slot.observe_boot(time.monotonic() - self._made)
+            if self._count_connections is not None:
+                vars(self)["notify"] = self._notify_and_show
+        self.update_worker_metrics()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Note when a connection begins to wait for a thread, in gthread."""
+        conn.gunicorn_prom_queued = time.monotonic()
+        super().enqueue_req(conn)  # type: ignore[misc]  # only gthread has one, and calls it
+
     def handle(self, *args: Any) -> Any:
         """Serve a connection, and count the request that was left without an answer."""
+        # Only gthread has one argument. To ask Gunicorn's sockets in vain costs as much as
+        # all of our counting.
+        queued = getattr(args[0], "gunicorn_prom_queued", None) if len(args) == 1 else None
+        if queued is not None and self._recorder is not None:
+            self._recorder.waits[threading.get_ident()] = time.monotonic() - queued
         try:
             return super().handle(*args)  # type: ignore[misc]  # not every worker has one
         finally:
+            if self._recorder is not None and self._recorder.waits:
+                self._recorder.waits.pop(threading.get_ident(), None)
             if self._seam is not None and self._seam.unanswered:
                 self._seam.connection_ended()
 
@@ -194,7 +293,9 @@ class PrometheusMixin(_Base):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note that the worker is to finish what it has and go."""
-        self._note_departure("term")
+        # uvicorn's worker has SIGQUIT end here too, and serves on.
+        if sig != signal.SIGQUIT:
+            self._note_departure("term")
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
@@ -205,6 +306,55 @@ class PrometheusMixin(_Base):
         """Note that the worker timed out."""
         self._generic_handle_abort(sig, frame)
 
+    # Gunicorn's worker on asyncio has handlers of its own, and only that one.
+
+    def handle_exit_signal(self) -> None:
+        """Note that the worker is to finish what it has and go."""
+        self._note_departure("term")
+        super().handle_exit_signal()  # type: ignore[misc]
+
+    def handle_quit_signal(self) -> None:
+        """Note that the worker is to go at once."""
+        self._note_departure("quit")
+        super().handle_quit_signal()  # type: ignore[misc]
+
+    def handle_abort_signal(self) -> None:
+        """Note that the worker timed out."""
+        self._note_departure("abort")
+        if self._asgi_seam is not None:
+            self._asgi_seam.aborting = True
+        super().handle_abort_signal()  # type: ignore[misc]
+
+    def _look_inside(self, slot: Slot, recorder: Recorder) -> None:
+        """Find out how to count the connections, and watch the memory if it has a limit."""
+        try:
+            insides = look_inside(self, self._show_connections)
+        except Exception as failure:
+            slot.report("processes", failure)
+            insides = Insides(partial(end, self))
+        self._count_connections = insides.connections
+        limit_bytes = self.cfg.max_worker_memory
+        if limit_bytes is None:
+            return
+
+        def leave() -> None:
+            self._note_departure("memory")
+            insides.leave()
+
+        recorder.watch_memory = MemoryWatch(slot, limit_bytes, recorder.request_count, leave)
+
+    def _notify_and_show(self) -> None:
+        super().notify()
+        self._show_connections()
+
+    def _show_connections(self) -> None:
+        if self._slot is None or self._count_connections is None:
+            return
+        try:
+            self._slot.set_gauge(Gauge.CONNECTIONS, self._count_connections())
+        except Exception as failure:
+            self._slot.report("processes", failure)
+
     def _note_departure(self, reason: str) -> None:
         """Say on the scoreboard why the worker goes; what is said first is counted."""
         if self._slot is None:
@@ -212,9 +362,8 @@ class PrometheusMixin(_Base):
         if not self._is_departing:
             self._is_departing = True
             self._slot.count_restart(reason)
-        if reason == "max_requests":
-            self._slot.set_gauge(Gauge.LEAVING, 1.0)
-        else:
+            self._slot.set_gauge(Gauge.LEAVING, LEAVING.get(reason, Leaving.NOT))
+        if reason not in LEAVING:
             self._set_state(State.ABORTING if reason == "abort" else State.QUITTING)
 
     def _set_state(self, state: int) -> None:
@@ -311,6 +460,8 @@ class PrometheusMixin(_Base):
         self._note_departure("abort")
         if self._seam is not None:
             self._seam.aborting = True
+        if self._server_seam is not None:
+            self._server_seam.aborting = True
         super().handle_abort(sig, frame)
 
     def _clear_old_metrics(self) -> None:

@@ -30,12 +30,14 @@ class ProcessFacts(NamedTuple):
     Attributes:
         rss_bytes: resident memory, shared pages counted in full.
         pss_bytes: resident memory, each shared page divided by those who share it.
+        shared_bytes: resident memory that other processes have mapped too.
         cpu_seconds: user and system time so far.
         cpu_percent: of one core, since the last time this was asked.
     """
 
     rss_bytes: int | None
     pss_bytes: int | None
+    shared_bytes: int | None
     cpu_seconds: float
     cpu_percent: float | None
     open_fds: int | None
@@ -104,9 +106,11 @@ def _read(process: Path, since: float, cpu_seconds_then: float) -> ProcessFacts 
     cpu_seconds = (int(stat[USER_TICKS]) + int(stat[SYSTEM_TICKS])) / TICKS_PER_SECOND
     elapsed = max(time.time() - since, 1 / TICKS_PER_SECOND)
     status = _if_allowed(lambda: _fields(process / "status")) or {}
+    maps = _if_allowed(lambda: _fields(process / "smaps_rollup")) or {}
     return ProcessFacts(
         rss_bytes=_if_allowed(lambda: _rss_bytes(process)),
-        pss_bytes=_if_allowed(lambda: _pss_bytes(process)),
+        pss_bytes=_sum_of_kib(maps, "Pss"),
+        shared_bytes=_sum_of_kib(maps, "Shared_Clean", "Shared_Dirty"),
         cpu_seconds=cpu_seconds,
         cpu_percent=max(0.0, 100 * (cpu_seconds - cpu_seconds_then) / elapsed),
         open_fds=_if_allowed(lambda: len(os.listdir(process / "fd"))),
@@ -120,9 +124,9 @@ def _rss_bytes(process: Path) -> int:
     return int((process / "statm").read_text().split()[1]) * PAGE_BYTES
 
 
-def _pss_bytes(process: Path) -> int | None:
-    pss = _as_int(_fields(process / "smaps_rollup").get("Pss"))
-    return None if pss is None else pss * 1024
+def _sum_of_kib(fields: dict[str, str], *names: str) -> int | None:
+    found = [_as_int(fields.get(name)) for name in names]
+    return None if None in found else 1024 * sum(kib for kib in found if kib is not None)
 
 
 def _fields(path: Path) -> dict[str, str]:

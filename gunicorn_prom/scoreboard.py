@@ -7,7 +7,8 @@ so a reader never sees half a number and a killed writer never leaves one
 
     header | master: cells, counters | vitals | bank 0 | bank 1 | slot 0 | slot 1 | ...
 
-A slot belongs to one worker at a time: gauges first, then counters. A bank
+A slot belongs to one worker at a time: gauges first, then counters, then exemplars
+and what each request in progress asks for. A bank
 holds the counters of all workers that are gone, for each slot the age of the
 last worker folded into it, and which other boards were folded into this one. A
 fold writes the bank that is not in use and then counts Master.BANK_SEQUENCE up
@@ -34,22 +35,31 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gunicorn_prom.errors import StateError
-from gunicorn_prom.keys import HTTP, TABLES, KeyFile, Table
+from gunicorn_prom.keys import HISTOGRAMS, TABLES, TIMEOUTS, KeyFile, Table
 
 __all__ = [
     "ABORT_REASONS",
     "BOOT_BOUNDS",
+    "CELL_BYTES",
     "ERROR_PLACES",
     "EXIT_REASONS",
     "GC_GENERATIONS",
     "LANES",
+    "QUEUE_BOUNDS",
+    "QUEUE_FAULTS",
+    "QUEUE_STAGES",
     "RESTARTS",
     "SIGNALS",
     "SIZE_BOUNDS",
+    "STATUS_CLASSES",
+    "TARGET_BYTES",
+    "TARGET_CELLS",
     "Board",
     "Columns",
+    "Exemplar",
     "Gauge",
     "Layout",
+    "Leaving",
     "Master",
     "Reading",
     "State",
@@ -58,7 +68,7 @@ __all__ = [
     "busy_seconds",
 ]
 
-MAGIC = b"GPROM002"
+MAGIC = b"GPROM003"
 META_OFFSET = len(MAGIC)
 HEADER_BYTES = 4096
 CELL_BYTES = 8
@@ -66,6 +76,12 @@ PAGE_CELLS = HEADER_BYTES // CELL_BYTES
 
 # Bytes, 256 B to 64 MiB.
 SIZE_BOUNDS = tuple(float(4**power) for power in range(4, 14))
+
+# Seconds that a request waits before a worker begins with it.
+QUEUE_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+QUEUE_STAGES = ("proxy", "pool")
+# Why the time that a proxy wrote into a header is not taken.
+QUEUE_FAULTS = ("garbage", "future", "past")
 
 ABORT_REASONS = ("client_disconnect", "no_response", "timeout", "error")
 ERROR_PLACES = (
@@ -81,6 +97,10 @@ ERROR_PLACES = (
     "server",
     "web_config",
     "app_metrics",
+    "routes",
+    "autopsy",
+    "memory",
+    "backlog",
 )
 GC_GENERATIONS = ("0", "1", "2")
 
@@ -108,6 +128,7 @@ RESTARTS = (
     ("forced", "abort"),
     ("graceful", "term"),
     ("graceful", "max_requests"),
+    ("graceful", "memory"),
 )
 
 # What Gunicorn's master understands.
@@ -120,6 +141,13 @@ INHERITED = 16
 # How many requests of one worker have a cell for the time they began. Those
 # beyond are counted all the same, only not looked at for the oldest.
 LANES = 256
+
+# What the request in a lane asks for: method and path, cut off, in UTF-8.
+TARGET_BYTES = 128
+TARGET_CELLS = TARGET_BYTES // CELL_BYTES
+
+# The first digit of a status; 0 for all that HTTP does not know.
+STATUS_CLASSES = 6
 
 # A reader that met a fold starts again; folds are far rarer than this.
 MAX_READ_ATTEMPTS = 100
@@ -165,9 +193,36 @@ class Gauge:
     STATE = 4
     CAPACITY = 5
     BEYOND_LANES = 6  # requests in progress that found no lane
-    LEAVING = 7  # 1: it goes because it has had its max_requests
-    FIRST_LANE = 8  # CLOCK_MONOTONIC seconds at which a request began, 0: none
+    LEAVING = 7  # why it goes of itself, one of `Leaving`
+    WEBSOCKETS = 8  # that are open
+    CONNECTIONS = 9  # that are open, -1 where the worker does not know
+    TIMEOUT_ROUTE = 10  # row in keys.TIMEOUTS of the request in which it timed out
+    HAS_EXEMPLARS = 11
+    FIRST_LANE = 12  # CLOCK_MONOTONIC seconds at which a request began, 0: none
     CELLS = FIRST_LANE + LANES
+
+
+class Leaving:
+    """The values of the cell Gauge.LEAVING."""
+
+    NOT = 0
+    MAX_REQUESTS = 1
+    MEMORY = 2
+
+
+class Exemplar:
+    """The cells of an exemplar, by index.
+
+    There is one for each class of status and bucket of the duration, so that slow and
+    failed requests keep theirs while fast ones come and go.
+    """
+
+    OWNER = 0  # age of the worker, 0 while it is being written
+    ROW = 1  # in keys.HTTP
+    SECONDS = 2
+    TIME = 3  # Unix seconds
+    TRACE_ID = 4  # 4 cells with 32 bits each, the first is the most significant
+    CELLS = 8
 
 
 class State:
@@ -202,7 +257,10 @@ class Layout:
         self.bank_head = slots + INHERITED
         self.bank_stride = self.bank_head + self.counters
         self.bank = _round_up(self.vitals + slots * Vital.CELLS)
-        self.slot_stride = _round_up(Gauge.CELLS + self.counters)
+        # Behind the counters of a slot, relative to its first cell.
+        self.exemplars = Gauge.CELLS + self.counters
+        self.targets = self.exemplars + STATUS_CLASSES * (len(self.buckets) + 1) * Exemplar.CELLS
+        self.slot_stride = _round_up(self.targets + LANES * TARGET_CELLS)
         self.slot = _round_up(self.bank + 2 * self.bank_stride)
         self.size_bytes = (self.slot + slots * self.slot_stride) * CELL_BYTES
 
@@ -218,6 +276,9 @@ class Layout:
         self.exits = place.take(len(EXIT_REASONS))
         self.signals = place.take(len(SIGNALS))
         self.reloads = place.take(1)
+        self.queue = {stage: place.take(len(QUEUE_BOUNDS) + 2) for stage in QUEUE_STAGES}
+        self.queue_faults = place.take(len(QUEUE_FAULTS))
+        self.websockets = place.take(1)
         self.request_size = place.take(len(SIZE_BOUNDS) + 2)
         self.response_size = place.take(len(SIZE_BOUNDS) + 2)
         self.overflow = {table.name: place.take(1) for table in TABLES}
@@ -228,8 +289,8 @@ class Layout:
         self.counters = place.used
 
     def width(self, table: Table) -> int:
-        """Return the number of cells in a row: a histogram for HTTP, else one."""
-        return len(self.buckets) + 2 if table is HTTP else 1
+        """Return the number of cells in a row: a histogram or one."""
+        return len(self.buckets) + 2 if table in HISTOGRAMS else 1
 
     def slot_at(self, slot: int) -> int:
         """Return the index of the first cell of `slot` in the board."""
@@ -279,13 +340,12 @@ class Columns:
             self.segments.append((start, start + cells))
             self.tables[table.name] = end
             end += cells
-        width = layout.width(HTTP)
-        first = self.tables[HTTP.name]
-        rows = len(self.keys[HTTP.name])
-        self._seconds = [
-            layout.boot_seconds + len(BOOT_BOUNDS) + 1,
-            *range(first + width - 1, first + rows * width, width),
-        ]
+        self._seconds = [layout.boot_seconds + len(BOOT_BOUNDS) + 1]
+        self._seconds += [first + len(QUEUE_BOUNDS) + 1 for first in layout.queue.values()]
+        for table in HISTOGRAMS:
+            first, width = self.tables[table.name], layout.width(table)
+            rows = len(self.keys[table.name])
+            self._seconds += range(first + width - 1, first + rows * width, width)
 
     def take(self, cells: "memoryview[float]", start: int) -> list[float]:
         """Return the counters in use of the slot or bank whose first one is at `start`."""
@@ -304,12 +364,14 @@ class WorkerReading(NamedTuple):
         gauges: the cells of `Gauge`.
         counters: as in `Reading.columns`.
         vitals: the cells of `Vital`, 0 where nothing is known so far.
+        exemplars: the cells of `Exemplar` of those that it has.
     """
 
     slot: int
     gauges: list[float]
     counters: list[float]
     vitals: list[float]
+    exemplars: list[list[float]]
 
     @property
     def lanes(self) -> list[float]:
@@ -381,9 +443,9 @@ class Board:
         self.number: float = self.meta["number"]
         is_writable = fcntl.fcntl(board_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
         access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
-        self._map: memoryview[float] = memoryview(mmap.mmap(board_fd, size, access=access)).cast(
-            "d"
-        )
+        #: The board as bytes, for what is no number.
+        self.bytes = memoryview(mmap.mmap(board_fd, size, access=access))
+        self._map: memoryview[float] = self.bytes.cast("d")
         self.cells = self._map
         self.keys = KeyFile(keys_fd)
         self._close_files = weakref.finalize(self, _close_all, board_fd, keys_fd)
@@ -393,16 +455,21 @@ class Board:
     def format(board_fd: int, meta: dict[str, Any]) -> None:
         """Lay out an empty board in the empty file `board_fd`.
 
-        The space is claimed now: on a full tmpfs a later store would be a SIGBUS.
+        Space is claimed before it is written to, for on a full tmpfs a store would be a
+        SIGBUS: that of the master and of the first slots now, that of the others when they
+        are opened.
 
         Args:
-            meta: JSON values that do not change while the board lives; `number`,
-                `buckets` and `slots` (see `Layout`) among them.
+            meta: JSON values that do not change while the board lives; `number`, `buckets`
+                and `slots` (see `Layout`) among them, and `foreseen`: of how many slots the
+                space is claimed now.
 
         Raises:
             OSError: there is no room.
         """
-        os.posix_fallocate(board_fd, 0, Layout(meta["buckets"], meta["slots"]).size_bytes)
+        layout = Layout(meta["buckets"], meta["slots"])
+        os.ftruncate(board_fd, layout.size_bytes)
+        os.posix_fallocate(board_fd, 0, layout.slot_at(meta["foreseen"]) * CELL_BYTES)
         os.pwrite(board_fd, json.dumps(meta).encode(), META_OFFSET)
         os.pwrite(board_fd, MAGIC, 0)
 
@@ -415,6 +482,7 @@ class Board:
         """Let go of the files now; the board is of no use any more."""
         self._close_files()
         self._map.release()
+        self.bytes.release()
 
     def set_master(self, cell: int, value: float) -> None:
         """Write a cell of `Master`, in the master."""
@@ -440,16 +508,51 @@ class Board:
     def open_slot(self, slot: int, age: int) -> None:
         """Give `slot`, whose last worker was folded, to the worker of `age`.
 
-        Runs in the master. Readers ignore the slot until its age is written.
+        Runs in the master. Readers ignore the slot until its age is written. What is
+        cleared is what has been used: the pages of the rest stay untouched.
+
+        Raises:
+            OSError: there is no room for the slot.
         """
-        start = self.layout.slot_at(slot)
-        rest = self.layout.slot_stride - 1
+        layout = self.layout
+        start = layout.slot_at(slot)
+        os.posix_fallocate(self.board_fd, start * CELL_BYTES, layout.slot_stride * CELL_BYTES)
         for vital in range(Vital.CELLS):
             self.set_vital(slot, vital, 0.0)
-        self.cells[start + 1 : start + 1 + rest] = array("d", bytes(rest * CELL_BYTES))
+        self._clear(start + 1, start + Gauge.CELLS)
+        for first, end in Columns(layout, self.keys).segments:
+            self._clear(start + Gauge.CELLS + first, start + Gauge.CELLS + end)
         opened = self.layout.master + Master.SLOTS_OPENED
         self.cells[opened] = max(self.cells[opened], slot + 1.0)
         self.cells[start + Gauge.AGE] = float(age)
+
+    def _clear(self, first: int, end: int) -> None:
+        self.cells[first:end] = array("d", bytes((end - first) * CELL_BYTES))
+
+    def target(self, slot: int, lane: int) -> str:
+        """Return what the request in a lane of `slot` asks for: method and path.
+
+        "" where the worker does not say.
+        """
+        cell = self.layout.slot_at(slot) + self.layout.targets + lane * TARGET_CELLS
+        text = bytes(self.bytes[cell * CELL_BYTES : cell * CELL_BYTES + TARGET_BYTES])
+        return text.partition(b"\0")[0].decode(errors="replace")
+
+    def exemplars(self, slot: int) -> list[list[float]]:
+        """Return the cells of `Exemplar` of each that the worker in `slot` has written.
+
+        What is just being written is left out.
+        """
+        start = self.layout.slot_at(slot)
+        age = self.cells[start + Gauge.AGE]
+        first, end = start + self.layout.exemplars, start + self.layout.targets
+        cells, again = (_floats(self.cells[first:end]) for _ in range(2))
+        blocks = []
+        for at in range(0, end - first, Exemplar.CELLS):
+            block = cells[at : at + Exemplar.CELLS]
+            if block[Exemplar.OWNER] == age and block == again[at : at + Exemplar.CELLS]:
+                blocks.append(block)
+        return blocks
 
     def gauges(self, slot: int) -> list[float]:
         """Return the cells of `Gauge` of `slot`."""
@@ -473,7 +576,7 @@ class Board:
         age = cells[start + Gauge.AGE]
         if cells[used + slot] >= age:
             return
-        cells[spare : spare + layout.bank_stride] = cells[used : used + layout.bank_stride]
+        cells[spare : spare + layout.bank_head] = cells[used : used + layout.bank_head]
         cells[spare + slot] = age
         columns = Columns(layout, self.keys)
         dead = columns.take(cells, start + Gauge.CELLS)
@@ -481,6 +584,9 @@ class Board:
         lost = requests_in_progress(self.gauges(slot))
         dead[layout.aborted + ABORT_REASONS.index("no_response")] += lost
         dead[layout.exits + EXIT_REASONS.index(reason)] += 1.0
+        if reason == "timeout":
+            route = int(cells[start + Gauge.TIMEOUT_ROUTE])
+            dead[columns.tables[TIMEOUTS.name] + route] += 1.0
         totals = map(operator.add, columns.take(cells, used + layout.bank_head), dead)
         for first, end in columns.segments:
             at = spare + layout.bank_head
@@ -572,9 +678,11 @@ class Board:
     def _read_worker(self, slot: int, columns: Columns) -> WorkerReading:
         start = self.layout.slot_at(slot)
         vitals = self.layout.vitals + slot * Vital.CELLS
+        gauges = self.gauges(slot)
         return WorkerReading(
             slot=slot,
-            gauges=self.gauges(slot),
+            gauges=gauges,
+            exemplars=self.exemplars(slot) if gauges[Gauge.HAS_EXEMPLARS] else [],
             counters=columns.take(self.cells, start + Gauge.CELLS),
             vitals=_floats(self.cells[vitals : vitals + Vital.CELLS]),
         )

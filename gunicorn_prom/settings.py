@@ -9,6 +9,7 @@ import argparse
 import itertools
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -38,6 +39,13 @@ DEFAULT_BUCKETS = (
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
 )  # fmt: skip
 MAX_BUCKETS = 64
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt]?i?b?)", re.IGNORECASE)
+UNITS = {
+    prefix + unit: base**power
+    for power, prefix in enumerate(("", "k", "m", "g", "t"))
+    for unit, base in (("", 1000), ("b", 1000), ("i", 1024), ("ib", 1024))
+}
 
 METRICS_SERVERS = ("auto", "thread", "process", "none")
 MAX_PORT = 65535
@@ -105,6 +113,17 @@ def _validate_buckets(value: Any) -> tuple[float, ...]:
     return bounds
 
 
+def _validate_size(value: Any) -> int | None:
+    """Return the bytes that `150MB`, `2GiB` or a plain number of bytes means."""
+    if value is None or value == "":
+        return None
+    match = SIZE.fullmatch(str(value).strip())
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"{value!r} is no size: write it like 150MB or 2GiB")
+    factor: int = UNITS[match[2].lower()]
+    return round(float(match[1]) * factor)
+
+
 class WorkerType(config.Setting):
     name = "worker_type"
     section = SECTION
@@ -113,7 +132,10 @@ class WorkerType(config.Setting):
     validator = _one_of(WORKER_TYPES)
     default = None
     desc = """\
-        The type of workers: sync, gthread, gevent or eventlet.
+        The type of workers.
+
+        WSGI: sync, gthread, gevent, gevent_pywsgi, eventlet, tornado. ASGI: asgi,
+        uvicorn.
 
         Without it the worker class decides (`-k`), and without that `sync`, or
         `gthread` when there is more than one thread.
@@ -219,6 +241,66 @@ class AppMetrics(config.Setting):
         """
 
 
+class RouteLabels(config.Setting):
+    name = "route_labels"
+    section = SECTION
+    cli = ["--route-labels"]  # noqa: RUF012  # as Gunicorn declares its own
+    validator = config.validate_bool
+    action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
+    default = True
+    desc = """\
+        Count requests also by the route that the framework found for them.
+
+        Flask, Django, Starlette, FastAPI, Falcon and Bottle tell it by themselves, anything
+        else by `gunicorn_prom.route` in the WSGI environ or the ASGI scope.
+        """
+
+
+class TimeoutAutopsy(config.Setting):
+    name = "timeout_autopsy"
+    section = SECTION
+    cli = ["--timeout-autopsy"]  # noqa: RUF012  # as Gunicorn declares its own
+    validator = config.validate_bool
+    action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
+    default = True
+    desc = """\
+        Log what a worker was doing when it timed out: the request and the stacks of its threads.
+
+        The request is told by method and path; its query is never logged.
+        """
+
+
+class MaxWorkerMemory(config.Setting):
+    name = "max_worker_memory"
+    section = SECTION
+    cli = ["--max-worker-memory"]  # noqa: RUF012  # as Gunicorn declares its own
+    meta = "SIZE"
+    validator = _validate_size
+    default = None
+    desc = """\
+        Replace a worker whose memory has grown past this size: 150MB, 2GiB.
+
+        It finishes what it has and goes, as at max_requests. What counts is resident memory,
+        shared pages included. The size of each worker is up to a tenth less, by chance, so
+        that they do not all go at once.
+        """
+
+
+class GCFreeze(config.Setting):
+    name = "gc_freeze"
+    section = SECTION
+    cli = ["--gc-freeze"]  # noqa: RUF012  # as Gunicorn declares its own
+    validator = config.validate_bool
+    action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
+    default = True
+    desc = """\
+        Keep the garbage collector away from what is there before the first worker is forked.
+
+        A collection in a worker would write to all of it, and so copy what workers share.
+        With `--preload` that is the application.
+        """
+
+
 class Preflight(config.Setting):
     name = "preflight"
     section = SECTION
@@ -244,6 +326,10 @@ OWN_SETTINGS: tuple[type[config.Setting], ...] = (
     MetricsBuckets,
     MetricsWebConfig,
     AppMetrics,
+    RouteLabels,
+    TimeoutAutopsy,
+    MaxWorkerMemory,
+    GCFreeze,
     Preflight,
 )
 

@@ -4,11 +4,19 @@ import functools
 import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gunicorn_prom.keys import EXCEPTIONS, FAILED_REQUESTS, HTTP, OTHER, OVERFLOW_ROW, Table
-from gunicorn_prom.scoreboard import BOOT_BOUNDS, ERROR_PLACES, RESTARTS, Board, Gauge
+from gunicorn_prom.scoreboard import (
+    ABORT_REASONS,
+    BOOT_BOUNDS,
+    ERROR_PLACES,
+    RESTARTS,
+    Board,
+    Exemplar,
+    Gauge,
+)
 
 __all__ = ["Slot"]
 
@@ -21,19 +29,24 @@ class Slot:
     Attributes:
         number: the slot's, 0 and up; the label `worker_id`.
         cells: the whole board, for stores by index.
+        bytes: the same as bytes.
+        age: the worker's, which no other worker of the master has.
         gauges: index in `cells` of the first cell of `Gauge`.
         counters: index in `cells` of the first counter of `Layout`.
+        log: Gunicorn's, for what users should know.
     """
 
     def __init__(self, board: Board, number: int, log: Any) -> None:
         self.number = number
         self.layout = board.layout
         self.cells = board.cells
+        self.bytes = board.bytes
         self.gauges = board.layout.slot_at(number)
         self.counters = self.gauges + Gauge.CELLS
+        self.age = self.cells[self.gauges + Gauge.AGE]
         self._keys = board.keys
         self._known: dict[str, dict[tuple[str, ...], int]] = {}
-        self._log = log
+        self.log = log
         self._lock = threading.RLock()
         self._reported: set[str] = set()
 
@@ -82,12 +95,22 @@ class Slot:
             index = self.locate(table, key)
             self.cells[index] += 1.0
 
-    def count_failed_request(self, method: str, error: BaseException) -> None:
-        """Count a request that ended in `error`, by its class."""
+    def count_failed_request(
+        self, method: str, error: BaseException, endpoint: str = OTHER
+    ) -> None:
+        """Count a request that ended in `error`, by its class.
+
+        Args:
+            endpoint: its route where a framework tells it, never the raw path.
+        """
         name = type(error).__name__
         self.count(EXCEPTIONS, (name,))
-        # The endpoint is OTHER until a framework tells its route; never the raw path.
-        self.count(FAILED_REQUESTS, (method, OTHER, name))
+        self.count(FAILED_REQUESTS, (method, endpoint, name))
+
+    def count_aborted(self, reason: str) -> None:
+        """Count a request that was not answered, or not wholly, for one of ABORT_REASONS."""
+        index = self.counters + self.layout.aborted + ABORT_REASONS.index(reason)
+        self.cells[index] += 1.0
 
     def observe_request(self, key: tuple[str, str], elapsed_s: float) -> None:
         """Count a request of method and status `key` of which only the time is known."""
@@ -104,6 +127,21 @@ class Slot:
         self.cells[bucket] += 1.0
         self.cells[first + len(BOOT_BOUNDS) + 1] += elapsed_s
 
+    def put_exemplar(self, number: int, fields: Sequence[float]) -> None:
+        """Write an exemplar, of which nobody ever reads a part.
+
+        Args:
+            number: its place, see `Exemplar`.
+            fields: its cells from Exemplar.ROW on.
+        """
+        first = self.gauges + self.layout.exemplars + number * Exemplar.CELLS
+        with self._lock:
+            self.cells[first + Exemplar.OWNER] = 0.0
+            for cell, value in enumerate(fields, first + Exemplar.ROW):
+                self.cells[cell] = float(value)
+            self.cells[first + Exemplar.OWNER] = self.age
+        self.set_gauge(Gauge.HAS_EXEMPLARS, 1.0)
+
     def count_restart(self, reason: str) -> None:
         """Count that the worker goes, for one of the reasons in RESTARTS."""
         reasons = [known for _, known in RESTARTS]
@@ -116,7 +154,7 @@ class Slot:
         self.cells[index] += 1.0
         if place not in self._reported:
             self._reported.add(place)
-            self._log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
+            self.log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
 
     def _find_row(self, table: Table, key: tuple[str, ...]) -> int:
         try:

@@ -2,6 +2,7 @@
 
     ROOT/gunicorn-prom.PID.TIME/board.NUMBER    the cells
     ROOT/gunicorn-prom.PID.TIME/keys.NUMBER     the labels of that board
+    ROOT/gunicorn-prom.PID.TIME/listeners.NUMBER    where the master of that board listens
     ROOT/gunicorn-prom.PID.TIME/app             the application's own metrics, or a link
 
 A server keeps its directory through all its generations: the master that replaces
@@ -29,10 +30,12 @@ from typing import Any
 
 from gunicorn_prom.app_directory import remove_announced
 from gunicorn_prom.errors import StateError
+from gunicorn_prom.listeners import Listener, write
 from gunicorn_prom.scoreboard import Board, Reading
 from gunicorn_prom.totals import Totals
 
 __all__ = [
+    "LISTENERS",
     "State",
     "board_files",
     "default_root",
@@ -48,6 +51,7 @@ PREFIX = "gunicorn-prom"
 NAME = re.compile(rf"{PREFIX}\.\d+\.\d+")
 BOARD = "board"
 KEYS = "keys"
+LISTENERS = "listeners"
 HINT = "choose another with --metrics-state-dir, best on tmpfs (in Kubernetes: an emptyDir)"
 
 # The directory of the server, and a descriptor of a board in it which keeps that held
@@ -186,6 +190,14 @@ class State:
         """Tell the next generation, about to be executed in this child, of the directory."""
         os.set_inheritable(self.board.board_fd, True)
         environ[HANDED_OVER] = f"{self.board.board_fd}:{self.path}"
+
+    def publish(self, listeners: list[Listener]) -> None:
+        """Tell who reads the directory where this master listens.
+
+        Raises:
+            OSError: there is no room, or no directory any more.
+        """
+        write(self.path / f"{LISTENERS}.{self.board.number:.0f}", listeners)
 
     def relatives(self) -> list[Reading]:
         """Return what the boards of other generations tell that somebody still holds."""
@@ -345,6 +357,7 @@ def _lock(fd: int) -> bool:
 def _remove_board(path: Path, number: float) -> None:
     # The labels last: a board without them could not be read.
     path.unlink(missing_ok=True)
+    path.with_name(f"{LISTENERS}.{number:.0f}").unlink(missing_ok=True)
     path.with_name(f"{KEYS}.{number:.0f}").unlink(missing_ok=True)
 
 

@@ -8,7 +8,7 @@ next one above: what was said to be at most 0.3 s is at most 0.5 s as well.
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from gunicorn_prom.keys import HTTP, TABLES, Table
+from gunicorn_prom.keys import HISTOGRAMS, TABLES, Table
 from gunicorn_prom.scoreboard import ABORT_REASONS, EXIT_REASONS, Reading
 
 __all__ = ["Totals", "rebin"]
@@ -54,7 +54,8 @@ class Totals:
             fixed[layout.busy_seconds] += reading.time * sum(cell < 0 for cell in busy)
         self.fixed = _sum(self.fixed, fixed) if self.fixed else fixed
         for table, key, cells in rows(reading, reading.totals):
-            counted = rebin(cells, layout.buckets, self.buckets) if table is HTTP else cells
+            is_histogram = table in HISTOGRAMS
+            counted = rebin(cells, layout.buckets, self.buckets) if is_histogram else cells
             known = self.tables[table.name]
             known[key] = _sum(known[key], counted) if key in known else counted
 

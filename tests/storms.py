@@ -37,6 +37,7 @@ KILLS = 400
 DEATHS = 300
 # Workers whose master has been killed ask for it twice in this time.
 TIMEOUT = "--timeout=4"
+RELOADS_DEADLINE_S = 160.0
 BUCKETS = "metrics_buckets = {}\n"
 STUCK_LIMIT_S = 0.1
 NUMBER = re.compile(r"[0-9.e+-]+")
@@ -127,7 +128,13 @@ class Reloads:
                 finally:
                     server.open_gate("gate")
                 load.note(waiting.result())
-                server.wait_for_metrics(lambda m: m.one("gunicorn_reloads_total") == 5, "reloads")
+                # Gunicorn waits for the old workers of each, and one that is told to go
+                # while it boots does not hear it until it is told again.
+                server.wait_for_metrics(
+                    lambda m: m.one("gunicorn_reloads_total") == 5,
+                    "reloads",
+                    RELOADS_DEADLINE_S,
+                )
                 server.wait_for_metrics(
                     lambda m: exits(m) == {"reload": 5 * WORKERS}, "the end of the old workers"
                 )

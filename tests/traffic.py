@@ -47,6 +47,12 @@ class Shot:
         head = "\r\n".join([*lines, *self.headers, *lengths, "", ""])
         return head.encode("latin-1") + self.body
 
+    @property
+    def keeps_alive(self) -> bool:
+        """Tell whether the client leaves it to the server to end the connection."""
+        otherwise = "Connection: keep-alive" if self.version == "1.0" else ""
+        return "Connection: close" not in self.headers and otherwise in ("", *self.headers)
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -79,7 +85,8 @@ class Answer:
     @property
     def keeps_alive(self) -> bool:
         """Tell whether the server will read another request."""
-        return self.headers.get("connection") == "keep-alive"
+        has_end = self._is_bodiless or {"transfer-encoding", "content-length"} & set(self.headers)
+        return bool(has_end) and self.headers.get("connection") == "keep-alive"
 
     def read_body(self) -> tuple[int, bool]:
         """Return how many bytes came, and whether they were all."""
@@ -111,11 +118,12 @@ class Answer:
     def _read_head(self) -> tuple[str, dict[str, str]]:
         status, headers = "100", {}
         while status == "100":
-            _, _, rest = self._line().partition(" ")
+            protocol, _, rest = self._line().partition(" ")
             status, headers = rest.partition(" ")[0], {}
             while line := self._line():
                 name, _, value = line.partition(":")
                 headers[name.lower()] = value.strip()
+        headers.setdefault("connection", "keep-alive" if protocol == "HTTP/1.1" else "close")
         return status, headers
 
     def _read_rest(self) -> int:
@@ -198,7 +206,7 @@ class Client:
         body_bytes, is_whole = answer.read_body()
         assert not (is_whole and answer.left_over()), f"{shot} was answered by more than an answer"
         # After an exception Gunicorn closes whatever it may have announced.
-        if not answer.keeps_alive or not is_whole or shot.raises:
+        if not (answer.keeps_alive and shot.keeps_alive and is_whole) or shot.raises:
             self._close()
         return Exchange(shot, answer.status, is_whole, body_bytes, bytes(answer.raw))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["request_start", "series_caps", "slow_scrape", "stuck_workers", "worker_count"]
 
 QUEUE = "gunicorn_http_request_queue_seconds"
+CLOCKS = "the clocks of proxy and server differ: set both by NTP"
 OVERFLOW = "gunicorn_prom_series_overflow_total"
 TARGET = "gunicorn_workers_target"
 EXITS = "gunicorn_worker_exits_total"
@@ -49,18 +50,18 @@ def request_start(setup: Setup) -> Iterator[Problem]:
     keep the clocks of both machines in step, with chrony or another client of NTP.
     """
     scrape = _answer(setup)
-    if not scrape.all(f"{QUEUE}_count"):
-        raise Skip("this server does not measure how long requests wait")
     requests = scrape.total("gunicorn_http_requests_total")
     told = scrape.total(f"{QUEUE}_count", stage="proxy")
+    to_come = scrape.total("gunicorn_http_queue_headers_ignored_total", reason="future")
     if not requests:
         raise Skip("there was no request yet")
-    if not told:
+    if to_come > told:
+        yield Problem(f"{to_come:.0f} requests came before the time in their header", CLOCKS)
+    elif not told:
         yield Problem(f"none of {requests:.0f} requests had the header X-Request-Start")
     elif not _within_bounds(scrape):
         yield Problem(
-            f"all of {told:.0f} requests seem to have waited longer than the longest bucket",
-            "the clocks of proxy and server differ: set both by NTP",
+            f"all of {told:.0f} requests seem to have waited longer than the longest bucket", CLOCKS
         )
 
 

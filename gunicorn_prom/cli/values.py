@@ -92,6 +92,7 @@ VALUES = {
     "logger_class": FREE,
     "loglevel": _words(*glogging.Logger.LOG_LEVELS),
     "metrics_bind": FREE,
+    "max_worker_memory": FREE,
     "metrics_buckets": FREE,
     "metrics_path": FREE,
     "metrics_server": _words(*settings.METRICS_SERVERS),

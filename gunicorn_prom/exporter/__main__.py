@@ -39,7 +39,9 @@ def main(options: str) -> None:
     door = None
     if given["web_config"] is not None:
         door = open_door(given["web_config"], log, partial(endpoint.count_error, "web_config"))
-    Server(listener, endpoint.respond, log, lifeline, door).serve()
+    server = Server(listener, endpoint.respond, log, lifeline, door)
+    server.watch = endpoint.watch
+    server.serve()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import itertools
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,11 +16,13 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.samples import Exemplar
 
 from gunicorn_prom import keys, metrics
 from gunicorn_prom.app_directory import APP
 from gunicorn_prom.exporter.app_collector import Reader as AppReader
 from gunicorn_prom.exporter.app_collector import reserved_names
+from gunicorn_prom.exporter.backlog import Backlog, Queue
 from gunicorn_prom.metrics import Family
 from gunicorn_prom.processes import Processes, ProcessFacts, pid_namespace
 from gunicorn_prom.reader import ServerReading, Worker
@@ -28,6 +32,8 @@ from gunicorn_prom.scoreboard import (
     ERROR_PLACES,
     EXIT_REASONS,
     GC_GENERATIONS,
+    QUEUE_BOUNDS,
+    QUEUE_FAULTS,
     RESTARTS,
     SIGNALS,
     SIZE_BOUNDS,
@@ -40,9 +46,15 @@ from gunicorn_prom.scoreboard import (
     WorkerReading,
     busy_seconds,
 )
+from gunicorn_prom.scoreboard import Exemplar as ExemplarCell
 from gunicorn_prom.totals import rebin, rows
 
 __all__ = ["LabelledCollector", "Reads", "ServerCollector"]
+
+# How often the queues of the listeners are looked at: at rest no more often than the
+# metrics server wakes up anyway.
+PERIOD_S = 0.5
+WAITING_PERIOD_S = 0.1
 
 WORKER_STATES = ("booting", "idle", "busy", "quitting")
 OVERFLOW_FAMILIES = {
@@ -51,6 +63,8 @@ OVERFLOW_FAMILIES = {
     keys.PARSE_ERRORS.name: metrics.HTTP_PARSE_ERRORS.name,
     keys.FAILED_REQUESTS.name: metrics.FAILED_REQUESTS.name,
     keys.ERROR_HANDLING.name: metrics.ERROR_HANDLING.name,
+    keys.TIMEOUTS.name: metrics.TIMEOUTS.name,
+    keys.ROUTES.name: metrics.HTTP_ROUTE_REQUESTS.name,
 }
 # Where the counters that are in no table lie, in all boards the same.
 LAYOUT = Layout(buckets=(), slots=0)
@@ -76,6 +90,7 @@ class ServerCollector:
         self._reader = reader
         self._log = log
         self._processes = Processes()
+        self._backlog = Backlog()
         self._pid_namespace = pid_namespace()
         self._reported: set[str] = set()
         # What is counted here where there is no board of ours to count it on.
@@ -101,9 +116,34 @@ class ServerCollector:
                 self._report("collector", error)
             else:
                 yield from families
+        yield from self._socket_backlog()
         yield from self._app_metrics()
         yield self._errors(server)
         yield _single(metrics.SCRAPE_DURATION, time.monotonic() - began)
+
+    def watch(self) -> float:
+        """Look after what may come and go between two scrapes, see `Endpoint.watch`."""
+        return WAITING_PERIOD_S if any(q.waiting for q in self._queues().values()) else PERIOD_S
+
+    def _queues(self) -> dict[str, Queue]:
+        try:
+            return self._backlog.look()
+        except Exception as error:
+            self._report("backlog", error)
+            return {}
+
+    def _socket_backlog(self) -> Iterator[Metric]:
+        waiting, limit = _gauge(metrics.SOCKET_BACKLOG), _gauge(metrics.SOCKET_BACKLOG_LIMIT)
+        peak = _gauge(metrics.SOCKET_BACKLOG_PEAK)
+        try:
+            self._backlog.refresh(self._reader.directory)
+        except Exception as error:
+            self._report("backlog", error)
+        for label, queue in self._queues().items():
+            waiting.add_metric((label,), queue.waiting)
+            limit.add_metric((label,), queue.limit)
+            peak.add_metric((label,), self._backlog.peak(label))
+        yield from (waiting, limit, peak)
 
     def _app_metrics(self) -> list[Metric]:
         try:
@@ -127,13 +167,26 @@ class ServerCollector:
             if (method, status) == (keys.OTHER, keys.OTHER) and not any(cells):
                 continue
             requests.add_metric((method, status), sum(cells[:-1]))
-            label = (method, status if status == keys.OTHER else f"{status[0]}xx")
+            label = _duration_label(method, status)
             known = by_class.get(label)
             by_class[label] = [a + b for a, b in zip(known, cells, strict=True)] if known else cells
+        exemplars = _exemplars(server)
         for label, cells in by_class.items():
-            _add_histogram(durations, label, totals.buckets, cells)
+            _add_histogram(durations, label, totals.buckets, cells, exemplars.get(label))
         yield requests
         yield durations
+        queue = _histogram(metrics.HTTP_QUEUE)
+        for stage, start in LAYOUT.queue.items():
+            cells = totals.fixed[start : start + len(QUEUE_BOUNDS) + 2]
+            if any(cells):
+                _add_histogram(queue, (stage,), QUEUE_BOUNDS, cells)
+        yield queue
+        faults = totals.fixed[LAYOUT.queue_faults :]
+        yield _fixed(metrics.HTTP_QUEUE_IGNORED, QUEUE_FAULTS, faults)
+        yield from self._routes(server)
+        yield _single(metrics.WEBSOCKETS_TOTAL, totals.fixed[LAYOUT.websockets])
+        open_now = sum(worker.slot.gauges[Gauge.WEBSOCKETS] for worker in server.workers)
+        yield _single(metrics.WEBSOCKETS, open_now)
         for family, start in (
             (metrics.HTTP_REQUEST_SIZE, LAYOUT.request_size),
             (metrics.HTTP_RESPONSE_SIZE, LAYOUT.response_size),
@@ -147,12 +200,23 @@ class ServerCollector:
             (keys.PARSE_ERRORS, metrics.HTTP_PARSE_ERRORS),
             (keys.FAILED_REQUESTS, metrics.FAILED_REQUESTS),
             (keys.ERROR_HANDLING, metrics.ERROR_HANDLING),
+            (keys.TIMEOUTS, metrics.TIMEOUTS),
         ):
             metric = _counter(family)
             for key, (count,) in totals.tables[table.name].items():
                 if count:
                     metric.add_metric(key, count)
             yield metric
+
+    def _routes(self, server: ServerReading) -> Iterator[Metric]:
+        requests = _counter(metrics.HTTP_ROUTE_REQUESTS)
+        durations = _histogram(metrics.HTTP_ROUTE_DURATION)
+        for key, cells in server.totals.tables[keys.ROUTES.name].items():
+            if any(cells):
+                requests.add_metric(key, sum(cells[:-1]))
+                _add_histogram(durations, key, server.totals.buckets, cells)
+        yield requests
+        yield durations
 
     def _server(self, server: ServerReading) -> Iterator[Metric]:
         states = [_state_of(worker.slot) for worker in server.workers]
@@ -200,6 +264,7 @@ class ServerCollector:
         busy = _counter(metrics.WORKER_BUSY_SECONDS)
         start_time, uptime = _gauge(metrics.WORKER_START_TIME), _gauge(metrics.WORKER_UPTIME)
         in_progress, capacity = _gauge(metrics.WORKER_IN_PROGRESS), _gauge(metrics.WORKER_CAPACITY)
+        connections = _gauge(metrics.WORKER_CONNECTIONS)
         heartbeat, oldest = _gauge(metrics.WORKER_HEARTBEAT), _gauge(metrics.WORKER_OLDEST_REQUEST)
         collections = _counter(metrics.WORKER_GC_COLLECTIONS)
         pauses = _counter(metrics.WORKER_GC_PAUSE)
@@ -220,7 +285,10 @@ class ServerCollector:
             start_time.add_metric(label, started)
             uptime.add_metric(label, max(0.0, time.time() - started))
             in_progress.add_metric(label, slot.in_progress)
-            capacity.add_metric(label, gauges[Gauge.CAPACITY])
+            if gauges[Gauge.CAPACITY]:
+                capacity.add_metric(label, gauges[Gauge.CAPACITY])
+            if gauges[Gauge.CONNECTIONS] >= 0:
+                connections.add_metric(label, gauges[Gauge.CONNECTIONS])
             if slot.vitals[Vital.HEARTBEAT]:
                 heartbeat.add_metric(label, slot.vitals[Vital.HEARTBEAT] + to_unix)
             if slot.lanes:
@@ -233,7 +301,7 @@ class ServerCollector:
         self._busy_shown = {w.worker_id: self._busy_shown[w.worker_id] for w in workers}
         yield from (
             info, requests, durations, states, busy, start_time, uptime,
-            in_progress, capacity, heartbeat, oldest, collections, pauses,
+            in_progress, capacity, connections, heartbeat, oldest, collections, pauses,
         )  # fmt: skip
 
     def _busy_seconds(self, worker: Worker) -> float:
@@ -256,6 +324,7 @@ class ServerCollector:
         for family, attribute in (
             (metrics.WORKER_MEMORY, "rss_bytes"),
             (metrics.WORKER_MEMORY_PSS, "pss_bytes"),
+            (metrics.WORKER_MEMORY_SHARED, "shared_bytes"),
             (metrics.WORKER_CPU_PERCENT, "cpu_percent"),
             (metrics.WORKER_CPU_SECONDS, "cpu_seconds"),
             (metrics.WORKER_OPEN_FDS, "open_fds"),
@@ -348,6 +417,7 @@ def _told_by_master(slot: WorkerReading) -> ProcessFacts | None:
     return ProcessFacts(
         rss_bytes=int(slot.vitals[Vital.RSS_BYTES]),
         pss_bytes=None,
+        shared_bytes=None,
         cpu_seconds=slot.vitals[Vital.CPU_SECONDS],
         cpu_percent=None,
         open_fds=None,
@@ -402,11 +472,43 @@ def _fixed_histogram(family: Family, bounds: Sequence[float], cells: Sequence[fl
 
 
 def _add_histogram(
-    metric: HistogramMetricFamily, labels: Labels, bounds: Sequence[float], cells: Sequence[float]
+    metric: HistogramMetricFamily,
+    labels: Labels,
+    bounds: Sequence[float],
+    cells: Sequence[float],
+    exemplars: Mapping[int, Exemplar] | None = None,
 ) -> None:
+    """Add a histogram; `exemplars` has them by the number of their bucket."""
     names = [*map(str, bounds), "+Inf"]
     counts = itertools.accumulate(cells[:-1])
-    metric.add_metric(labels, buckets=list(zip(names, counts, strict=True)), sum_value=cells[-1])
+    buckets: list[Any] = list(zip(names, counts, strict=True))
+    for number, exemplar in (exemplars or {}).items():
+        buckets[number] = (*buckets[number], exemplar)
+    metric.add_metric(labels, buckets=buckets, sum_value=cells[-1])
+
+
+def _duration_label(method: str, status: str) -> tuple[str, str]:
+    return (method, status if status == keys.OTHER else f"{status[0]}xx")
+
+
+def _exemplars(server: ServerReading) -> dict[tuple[str, str], dict[int, Exemplar]]:
+    """Return by method and class of status the newest exemplar of each bucket, by its number."""
+    found: list[tuple[float, tuple[str, str], int, Exemplar]] = []
+    bounds = server.totals.buckets
+    for worker in server.workers:
+        statuses = worker.reading.columns.keys[keys.HTTP.name]
+        for cells in worker.slot.exemplars:
+            if cells[ExemplarCell.ROW] >= len(statuses):
+                continue  # its status has come up since the labels were read
+            label = _duration_label(*statuses[int(cells[ExemplarCell.ROW])])
+            seconds, at = cells[ExemplarCell.SECONDS], cells[ExemplarCell.TIME]
+            trace_id = "".join(f"{int(word):08x}" for word in cells[ExemplarCell.TRACE_ID :])
+            exemplar = Exemplar({"trace_id": trace_id}, seconds, at)
+            found.append((at, label, bisect_left(bounds, seconds), exemplar))
+    newest: dict[tuple[str, str], dict[int, Exemplar]] = {}
+    for _, label, bucket, exemplar in sorted(found, key=itemgetter(0)):
+        newest.setdefault(label, {})[bucket] = exemplar
+    return newest
 
 
 def _context_switches(pairs: list[tuple[str, ProcessFacts]]) -> Metric:

@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from gunicorn_prom.exporter.collector import LabelledCollector, Reads, ServerCollector
 from gunicorn_prom.exporter.health import liveness_problem, readiness_problem
 from gunicorn_prom.exporter.message import Answer, Request, refusal
+from gunicorn_prom.metrics import WEBSOCKETS, WEBSOCKETS_TOTAL
 from gunicorn_prom.reader import ServerReading
 
 __all__ = ["Endpoint"]
@@ -44,6 +45,13 @@ class Endpoint:
         """Count a failure of the metrics server in one of scoreboard.ERROR_PLACES."""
         for server in self._servers.values():
             server.count_error(place)
+
+    def watch(self) -> float:
+        """Look after what may come and go between two scrapes.
+
+        Returns after how many seconds it wants to be called again.
+        """
+        return min(server.watch() for server in self._servers.values())
 
     def respond(self, request: Request) -> Answer:
         """Answer a GET or HEAD request."""
@@ -76,7 +84,9 @@ class Endpoint:
     def _metrics(self, names: list[str], headers: dict[str, str]) -> Answer:
         encode, content_type = choose_encoder(headers.get("ACCEPT", ""))
         # All that an encoder asks of a registry is its families.
-        body = encode(_Families(self._collectors, frozenset(names)))
+        families = _Families(self._collectors, frozenset(names))
+        is_openmetrics = content_type.startswith("application/openmetrics-text")
+        body = encode(_WithoutClash(families) if is_openmetrics else families)
         answer_headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if accepts_gzip(headers.get("ACCEPT-ENCODING", "")):
             body = zlib.compress(body, GZIP_LEVEL, wbits=GZIP_FORMAT)
@@ -99,6 +109,26 @@ class _Families:
                     metric.samples = [s for s in metric.samples if s.name in self._names]
                 if metric.samples or not self._names:
                     yield metric
+
+
+class _WithoutClash:
+    """The families as OpenMetrics can have them.
+
+    There a counter is called without its `_total`, and so would be the gauge of the same
+    connections. The counter keeps the name of its sample, and is said to be of no type.
+    """
+
+    def __init__(self, families: _Families) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._families.collect():
+            if metric.type == "counter" and metric.name == WEBSOCKETS.name:
+                untyped = Metric(WEBSOCKETS_TOTAL.name, metric.documentation, "unknown")
+                untyped.samples = metric.samples
+                yield untyped
+            else:
+                yield metric
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

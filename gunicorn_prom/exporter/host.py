@@ -239,6 +239,7 @@ class ThreadHost(ExporterHost):
         self._server = self._server_module.Server(
             self._listener, endpoint.respond, self._log, self._make_lifeline(), self._door
         )
+        self._server.watch = endpoint.watch
         self._run()
 
     def _run(self) -> None:

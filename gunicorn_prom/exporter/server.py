@@ -13,6 +13,7 @@ keeping it open.
 import contextlib
 import errno
 import logging
+import math
 import os
 import selectors
 import socket
@@ -66,6 +67,9 @@ class Server:
             closed, by the owner or by the owner's death, the server is to end.
         door: decides who comes in, and whether connections are encrypted; None lets
             everybody in. It is closed with the server.
+
+    Attributes:
+        watch: called each turn when it is due; returns after how many seconds that is again.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Server:
         self._log = log
         self._lifeline = lifeline
         self._door = door
+        self.watch: Callable[[], float] = lambda: math.inf
+        self._watch_due = 0.0
         # Held while requests are worked on, so that a fork can wait for a moment at
         # which no lock that matters is held by this thread.
         self.lock = threading.Lock()
@@ -113,7 +119,7 @@ class Server:
         Returns False when the lifeline is cut.
         """
         is_cut = False
-        events = self._selector.select(TURN_S)
+        events = self._selector.select(min(TURN_S, max(0.0, self._watch_due - time.monotonic())))
         with self.turnstile:
             self.lock.acquire()
         try:
@@ -127,6 +133,8 @@ class Server:
                 else:
                     is_cut |= key.fileobj == self._lifeline
             self._close_overdue()
+            if time.monotonic() >= self._watch_due:
+                self._watch_due = time.monotonic() + self.watch()
         finally:
             self.lock.release()
         return not is_cut

@@ -135,7 +135,9 @@ def serve(roots: Mapping[str, Path], bind: str, path: str, web_config: str | Non
     log.info("Metrics at %s", url_of(listener, path, door.scheme if door else "http"))
     for reader in readers.values():
         reader.read()
-    Server(listener, endpoint.respond, log, lifeline, door).serve()
+    server = Server(listener, endpoint.respond, log, lifeline, door)
+    server.watch = endpoint.watch
+    server.serve()
 
 
 def _cut_by(*signals: int) -> int:

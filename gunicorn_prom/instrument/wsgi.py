@@ -8,7 +8,8 @@ tells there what the client saw. Three things do not end in `post_request`:
   answers, and its answer is what the client saw, or nobody does, and the client
   got nothing. Which one it is, is known when `handle` returns.
 - What never became a request (a bad request line) only reaches `handle_error`.
-- HTTP/2 answers for itself, without `handle_error`.
+- HTTP/2 answers for itself, without `handle_error`, and until Gunicorn 26 without the
+  response: what it answers is in the stream then.
 """
 
 import errno
@@ -16,8 +17,6 @@ import re
 import ssl
 import sys
 import threading
-import time
-from bisect import bisect_left
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -26,45 +25,16 @@ from gunicorn import config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import NoMoreData
 
-from gunicorn_prom.keys import (
-    ERROR_HANDLING,
-    HTTP,
-    OTHER,
-    PARSE_ERRORS,
-)
-from gunicorn_prom.scoreboard import ABORT_REASONS, LANES, SIZE_BOUNDS, Gauge
+from gunicorn_prom.instrument.record import Recorder, method_label
+from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
 from gunicorn_prom.slot import Slot
 
-__all__ = ["KNOWN_METHODS", "Answer", "WSGISeam", "fits", "method_label"]
+__all__ = ["Answer", "WSGISeam"]
 
-KNOWN_METHODS = frozenset(
-    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
-)
-# By name, for importing one of them for nothing costs memory in every process.
-WSGI_WORKER_MODULES = (
-    "gunicorn.workers.sync",
-    "gunicorn.workers.gthread",
-    "gunicorn.workers.base_async",
-)
-STATUSES = range(100, 1000)
 STATUSES_WITHOUT_BODY = (204, 304)
 STATUS_LINE = re.compile(rb"HTTP/\d\.\d (\d{3}) ")
 DISCONNECT_ERRNOS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT)
 DEBUG = 10
-NO_LANE = 0
-
-
-def fits(worker_class: type) -> bool:
-    """Tell whether the requests of `worker_class` pass through the two hooks."""
-    if not any(base.__module__ in WSGI_WORKER_MODULES for base in worker_class.__mro__):
-        return False
-    # gevent_pywsgi brings its own server, which never comes to handle_request.
-    return getattr(worker_class, "server_class", None) is None
-
-
-def method_label(method: Any) -> str:
-    """Return the method where it is one that HTTP knows, else OTHER."""
-    return method if method in KNOWN_METHODS else OTHER
 
 
 class WSGISeam:
@@ -78,13 +48,10 @@ class WSGISeam:
         unanswered: by thread or greenlet the request that has no answer so far.
     """
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, recorder: Recorder) -> None:
         self.aborting = False
         self._slot = slot
-        begin, end = _make_stopwatch(slot)
-        self._begin = slot.exclusive(begin)
-        self._end = slot.exclusive(end)
-        self._record = slot.exclusive(_make_recorder(slot, end))
+        self._recorder = recorder
         self.unanswered: dict[int, _Unanswered] = {}
 
     def install(self, worker: Any) -> None:
@@ -102,35 +69,31 @@ class WSGISeam:
         # which Gunicorn finds them twice a request, costs more than all of our counting.
         vars(cfg).update(hooks)
 
-    def request_count(self) -> int:
-        """Return how many requests were answered so far."""
-        layout = self._slot.layout
-        first = self._slot.counters + layout.response_size
-        return int(sum(self._slot.cells[first : first + len(SIZE_BOUNDS) + 1]))
-
     def _make_pre_request(self, log: Any, users: Callable[..., Any]) -> Callable[..., None]:
-        begin = self._begin
+        begin = self._recorder.begin
         # Gunicorn's own hook only logs at debug level. Asking first whether anyone
         # reads it saves about as much as half of the counting costs.
         is_gunicorns = users is config.PreRequest.default and type(log).debug is Logger.debug
         is_wanted = log.error_log.isEnabledFor if is_gunicorns else lambda level: True
 
         def pre_request(worker: Any, req: Any) -> None:
-            begin(req)
+            req.gunicorn_prom = begin(req.method, req.path)
             if is_wanted(DEBUG):
                 users(worker, req)
 
         return pre_request
 
     def _make_post_request(self, users: Callable[..., Any]) -> Callable[..., None]:
-        record, settle_rarely = self._record, self._settle_rarely
+        record, settle_rarely = self._recorder.record, self._settle_rarely
         current_exception = sys.exception
         is_gunicorns = users is config.PostRequest.default
 
         def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
             try:
                 if current_exception() is None and resp.headers_sent and resp.status:
-                    record(req, environ, resp.status_code, resp)
+                    method, status = req.method, resp.status_code
+                    body = resp.sent or _silent_body_bytes(method, status, resp)
+                    record(req.gunicorn_prom, method, status, environ, body)
                 else:
                     settle_rarely(req, environ, resp)
             except Exception as failure:
@@ -146,28 +109,39 @@ class WSGISeam:
             # Without start_response there is no status, not even the attribute.
             self._record(req, environ, getattr(resp, "status_code", None), resp)
             if error is not None and not _is_clean_close(error):
-                self._count_cut_off(req, _cause(error))
+                self._count_cut_off(req, environ, _cause(error))
+        elif hasattr(req, "stream"):
+            self._settle_http2(req, environ, resp, error)
         elif error is None:
             # The application has taken over the socket; Gunicorn sent nothing.
-            self._end(req)
-        elif hasattr(req, "stream"):
-            self._settle_http2(req, environ, error)
+            self._recorder.end(req.gunicorn_prom)
         else:
             self._settle_later(_Unanswered(req, environ, error))
 
-    def _settle_http2(self, req: Any, environ: Any, error: BaseException) -> None:
-        # Gunicorn answers 500 to whatever is not the fault of the stream itself.
-        self._count_exception(req, error)
-        if type(error).__module__ == "gunicorn.http2.errors" or not isinstance(error, Exception):
-            self._end(req)
-            self._count_aborted("client_disconnect")
+    def _settle_http2(self, req: Any, environ: Any, resp: Any, error: BaseException | None) -> None:
+        stream = req.stream
+        if error is not None:
+            self._count_exception(req, environ, error)
+        if stream.response_headers_sent:
+            is_whole = error is None and _has_ended(stream)
+            body = _collected_bytes() if is_whole else 0
+            self._record(req, environ, resp.status_code, _Sent(body))
+            if not is_whole:
+                is_ours = error is not None and not _is_disconnect(error)
+                self._slot.count_aborted("error" if is_ours else "client_disconnect")
+        elif isinstance(error, Exception) and not _is_disconnect(error) and not _is_reset(stream):
+            # Gunicorn answers with the text of the exception.
+            self._record(req, environ, 500, _Sent(len(str(error).encode())))
         else:
-            self._record(req, environ, 500, _NO_RESPONSE)
+            self._recorder.end(req.gunicorn_prom)
+            is_ours = error is not None and not _is_disconnect(error) and not _is_reset(stream)
+            otherwise = "no_response" if is_ours else "client_disconnect"
+            self._slot.count_aborted("timeout" if self.aborting else otherwise)
 
     def _settle_later(self, unanswered: "_Unanswered") -> None:
         self.connection_ended()
         self.unanswered[threading.get_ident()] = unanswered
-        self._count_exception(unanswered.req, unanswered.error)
+        self._count_exception(unanswered.req, unanswered.environ, unanswered.error)
 
     def connection_ended(self) -> None:
         """Count the request of this thread that nobody has answered, if there is one."""
@@ -175,8 +149,8 @@ class WSGISeam:
         if unanswered is None:
             return
         try:
-            self._end(unanswered.req)
-            self._count_aborted(self._abort_reason(unanswered.error, "no_response"))
+            self._recorder.end(unanswered.req.gunicorn_prom)
+            self._slot.count_aborted(self._abort_reason(unanswered.error, "no_response"))
         except Exception as failure:
             self._slot.report("request", failure)
 
@@ -189,36 +163,43 @@ class WSGISeam:
         """
         try:
             method = method_label(getattr(req, "method", None))
-            self._slot.count(ERROR_HANDLING, (method, OTHER, type(error).__name__))
             unanswered = self.unanswered.get(threading.get_ident())
+            if unanswered is not None and unanswered.req is not req:
+                unanswered = None
+            endpoint = self._recorder.endpoint(unanswered.environ) if unanswered else OTHER
+            self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
             if not hasattr(req, "gunicorn_prom"):
+                # From HTTP/2 even SystemExit and the like come here, without their request.
+                if not isinstance(error, Exception):
+                    return
                 self._slot.count(PARSE_ERRORS, (type(error).__name__,))
-            elif unanswered is not None and unanswered.req is req and answer.status is not None:
+            elif unanswered is not None and answer.status is not None:
                 del self.unanswered[threading.get_ident()]
                 self._record(req, unanswered.environ, answer.status, answer)
                 if self.aborting:
-                    self._count_aborted("timeout")
+                    self._slot.count_aborted("timeout")
             # Else the response had begun, and is counted, before Gunicorn's came into it.
         except Exception as failure:
             self._slot.report("request", failure)
 
-    def _count_cut_off(self, req: Any, error: BaseException) -> None:
-        self._count_exception(req, error)
+    def _count_cut_off(self, req: Any, environ: Any, error: BaseException) -> None:
+        self._count_exception(req, environ, error)
         if self.aborting or not _is_from_closing(error):
-            self._count_aborted(self._abort_reason(error, "error"))
+            self._slot.count_aborted(self._abort_reason(error, "error"))
 
     def _abort_reason(self, error: BaseException, otherwise: str) -> str:
         if self.aborting:
             return "timeout"
         return "client_disconnect" if _is_disconnect(error) else otherwise
 
-    def _count_aborted(self, reason: str) -> None:
-        index = self._slot.counters + self._slot.layout.aborted + ABORT_REASONS.index(reason)
-        self._slot.cells[index] += 1.0
-
-    def _count_exception(self, req: Any, error: BaseException) -> None:
+    def _count_exception(self, req: Any, environ: Any, error: BaseException) -> None:
         if isinstance(error, Exception) and not _is_disconnect(error):
-            self._slot.count_failed_request(method_label(req.method), error)
+            endpoint = self._recorder.endpoint(environ)
+            self._slot.count_failed_request(method_label(req.method), error, endpoint)
+
+    def _record(self, req: Any, environ: Any, status: Any, resp: Any) -> None:
+        body = resp.sent or _silent_body_bytes(req.method, status, resp)
+        self._recorder.record(req.gunicorn_prom, req.method, status, environ, body)
 
 
 class _Unanswered(NamedTuple):
@@ -227,12 +208,9 @@ class _Unanswered(NamedTuple):
     error: BaseException
 
 
-class _NoResponse(NamedTuple):
-    sent: int = 0
+class _Sent(NamedTuple):
+    sent: int
     response_length: int | None = None
-
-
-_NO_RESPONSE = _NoResponse()
 
 
 class Answer:
@@ -273,103 +251,28 @@ class Answer:
         self.sent += len(data)
 
 
-def _make_stopwatch(slot: Slot) -> tuple[Callable[[Any], None], Callable[[Any], float]]:
-    """Return what begins a request and what ends it, which returns its seconds.
+def _collected_bytes() -> int:
+    """Return the size of a body that Gunicorn has just sent over HTTP/2, in one piece.
 
-    What stands between two calls here is not interrupted, see `Slot.exclusive`.
+    Until 26 it is to be found nowhere else but in a variable of the method that calls us.
     """
-    cells = slot.cells
-    beyond_lanes = slot.gauges + Gauge.BEYOND_LANES
-    busy = slot.counters + slot.layout.busy_seconds
-    first_lane = slot.gauges + Gauge.FIRST_LANE
-    free_lanes = list(range(first_lane + LANES - 1, first_lane - 1, -1))
-    take_lane, give_lane = free_lanes.pop, free_lanes.append
-    monotonic = time.monotonic
-    # What was last stored; to add to it here is cheaper than to read the cell.
-    active, busy_total = 0, 0.0
-
-    def begin(req: Any) -> None:
-        nonlocal active, busy_total
-        now = monotonic()
-        try:
-            lane = take_lane()
-        except IndexError:
-            lane = NO_LANE
-            cells[beyond_lanes] += 1.0
-        else:
-            cells[lane] = now
-        req.gunicorn_prom = now, lane
-        if not active:
-            busy_total -= now
-            cells[busy] = busy_total
-        active += 1
-
-    def end(req: Any) -> float:
-        nonlocal active, busy_total
-        now = monotonic()
-        began, lane = req.gunicorn_prom
-        if lane:
-            cells[lane] = 0.0
-            give_lane(lane)
-        else:
-            cells[beyond_lanes] -= 1.0
-        active -= 1
-        if not active:
-            busy_total += now
-            cells[busy] = busy_total
-        elapsed: float = now - began
-        return elapsed
-
-    return begin, end
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name != "handle_http2_request":
+        frame = frame.f_back
+    return len(frame.f_locals.get("response_body", b""))
 
 
-def _make_recorder(slot: Slot, end: Callable[[Any], float]) -> Callable[..., None]:
-    """Return what ends a request that was answered and counts it.
+def _has_ended(stream: Any) -> bool:
+    """Tell whether all of an answer of Gunicorn 25 has gone out on its stream.
 
-    It takes the request, the environ, the status code and the response.
+    When it has not, the connection has forgotten the stream.
     """
-    cells, layout = slot.cells, slot.layout
-    buckets = layout.buckets
-    duration_sum = len(buckets) + 1
-    size_sum = len(SIZE_BOUNDS) + 1
-    request_size = slot.counters + layout.request_size
-    response_size = slot.counters + layout.response_size
-    # By method, then by status: a look-up each is cheaper than to hash a pair.
-    rows: dict[str, dict[int, int]] = {method: {} for method in KNOWN_METHODS}
+    return bool(stream.response_complete and stream.stream_id in stream.connection.streams)
 
-    def find_row(method: Any, status: Any) -> int:
-        is_status = isinstance(status, int) and status in STATUSES
-        row = slot.locate(HTTP, (method_label(method), str(status) if is_status else OTHER))
-        is_overflow = row == slot.counters + layout.tables[HTTP.name]
-        if is_status and method in rows and not is_overflow:
-            rows[method][status] = row
-        return row
 
-    def record(req: Any, environ: Any, status: Any, resp: Any) -> None:
-        elapsed = end(req)
-        method = req.method
-        try:
-            row = rows[method][status]
-        except KeyError:
-            row = find_row(method, status)
-        bucket = row + bisect_left(buckets, elapsed)
-        cells[bucket] += 1.0
-        cells[row + duration_sum] += elapsed
-        if "CONTENT_LENGTH" in environ:
-            size = float(environ["CONTENT_LENGTH"] or 0)
-            bucket = request_size + bisect_left(SIZE_BOUNDS, size)
-            cells[bucket] += 1.0
-            cells[request_size + size_sum] += size
-        else:
-            cells[request_size] += 1.0
-        body = resp.sent
-        if not body:
-            body = _silent_body_bytes(method, status, resp)
-        bucket = response_size + bisect_left(SIZE_BOUNDS, body)
-        cells[bucket] += 1.0
-        cells[response_size + size_sum] += body
-
-    return record
+def _is_reset(stream: Any) -> bool:
+    """Tell whether the client has reset a stream on which nothing was sent."""
+    return bool(stream.state.name == "CLOSED")
 
 
 def _silent_body_bytes(method: str, status: Any, resp: Any) -> int:
@@ -425,7 +328,7 @@ def _is_disconnect(error: BaseException) -> bool:
     The same exception out of the application's code is a failure of something
     that the application talks to.
     """
-    if isinstance(error, NoMoreData):
+    if isinstance(error, NoMoreData) or type(error).__module__ == "gunicorn.http2.errors":
         return True
     if not isinstance(error, OSError):
         return False

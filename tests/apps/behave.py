@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+import time
 from pathlib import Path
 
 held = []
@@ -22,6 +23,11 @@ def wait(gate):
     while not Path(gate).exists():
         pause.wait(0.02)
     return "waited"
+
+
+def sleep(seconds):
+    time.sleep(float(seconds))
+    return "slept"
 
 
 def spin(gate):
@@ -45,6 +51,7 @@ ANSWERS = {
     "": answer,
     "pid": pid,
     "wait": wait,
+    "sleep": sleep,
     "spin": spin,
     "hold": hold,
     "collect": collect,

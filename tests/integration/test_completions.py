@@ -41,8 +41,8 @@ CASES = {
     "run --max-requests-j": "run --max-requests-jitter",
     "run app:app --prelo": "run app:app --preload",
     "run --workers 3 --worker-ty": "run --workers 3 --worker-type",
-    "run --worker-type ge": "run --worker-type gevent",
-    "run --worker-type=ge": "run --worker-type=gevent",
+    "run --worker-type gt": "run --worker-type gthread",
+    "run --worker-type=gt": "run --worker-type=gthread",
     "run -k gt": "run -k gthread",
     "run --log-level d": "run --log-level debug",
     "run --metrics-server p": "run --metrics-server process",
@@ -63,7 +63,7 @@ CASES = {
     "check --explain GP018": "check --explain GP018",
     "check --format g": "check --format github",
     "check --fail-level w": "check --fail-level warning",
-    "check --worker-type ge": "check --worker-type gevent",
+    "check --worker-type gt": "check --worker-type gthread",
     "settings --format j": "settings --format json",
     "settings --cha": "settings --changed",
     "settings worker_cl": "settings worker_class",
@@ -268,7 +268,7 @@ def test_bash_without_equals_among_its_word_breaks(project: Path) -> None:
     """Who has taken = out of COMP_WORDBREAKS gets the whole word."""
     with shells.bash(project, "--norc") as shell:
         shell.run(f". {BASH_FILE}; COMP_WORDBREAKS=${{COMP_WORDBREAKS//=}}")
-        assert completed(shell, "run --worker-type=ge") == "run --worker-type=gevent"
+        assert completed(shell, "run --worker-type=gt") == "run --worker-type=gthread"
         assert completed(shell, "run --certfile=ce") == "run --certfile=cert.pem"
 
 
@@ -283,7 +283,7 @@ def test_bash_completion_finds_the_file_by_itself(project: Path, tmp_path: Path)
     target.symlink_to(BASH_FILE)
     with shells.bash(project, "--norc", environ={"XDG_DATA_HOME": str(data)}) as shell:
         shell.run(f". {BASH_COMPLETION}")
-        assert completed(shell, "run --worker-type=ge") == "run --worker-type=gevent"
+        assert completed(shell, "run --worker-type=gt") == "run --worker-type=gthread"
         assert completed(shell, "check --only GP018,se") == "check --only GP018,security"
 
 
@@ -294,7 +294,7 @@ def test_zsh_can_source_the_file(project: Path) -> None:
     with shells.zsh(project) as shell:
         shell.run("autoload -Uz compinit; compinit -u -d $HOME/.zcompdump")
         shell.run(f"source {COMPLETIONS}/_gunicorn-prom")
-        assert completed(shell, "run --worker-type=ge") == "run --worker-type=gevent"
+        assert completed(shell, "run --worker-type=gt") == "run --worker-type=gthread"
     assert (COMPLETIONS / "_gunicorn-prom").read_text().startswith("#compdef gunicorn-prom\n")
 
 
@@ -315,7 +315,7 @@ def test_typers_own_completion(tmp_path: Path) -> None:
         assert completed(shell, "me") == "metrics"
         assert completed(shell, "run --worker-ty") == "run --worker-type"
         assert (
-            completed(shell, "run app:app --worker-type ge") == "run app:app --worker-type gevent"
+            completed(shell, "run app:app --worker-type gt") == "run app:app --worker-type gthread"
         )
         assert completed(shell, "check --explain GP018") == "check --explain GP018"
 

@@ -2,13 +2,11 @@
 
 import contextlib
 import gzip
-import json
 import logging
 import os
 import socket
 import subprocess
 import threading
-import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from gunicorn_prom.exporter import server as server_module
 from gunicorn_prom.exporter.message import Answer, Request
+from tests.prometheus import query, running_prometheus
 from tests.real_parts import find_program
 from tests.support import (
     Server,
     descriptors,
-    free_port,
     gunicorn_prom,
     is_listening,
     request,
@@ -312,56 +310,3 @@ def test_prometheus_scrapes_it(server: Server, tmp_path: Path) -> None:
         }
         assert query(port, "count(gunicorn_worker_info)") == {(): 2}
         assert query(port, "sum(scrape_samples_scraped) > 100")
-
-
-@contextlib.contextmanager
-def running_prometheus(directory: Path, target_port: int) -> Iterator[int]:
-    """Run a Prometheus that scrapes one target every second; yield its port."""
-    program = find_program("prometheus", "prometheus")
-    port = free_port()
-    configuration = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [
-            {
-                "job_name": "gunicorn",
-                "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}],
-            }
-        ],
-    }
-    (directory / "prometheus.yml").write_text(json.dumps(configuration))
-    command = [
-        program,
-        f"--config.file={directory / 'prometheus.yml'}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    environ = {"PATH": os.environ["PATH"], "HOME": str(directory)}
-    with (directory / "prometheus.log").open("wb") as log:
-        prometheus = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
-    try:
-        wait_for(lambda: is_prometheus_ready(port), "Prometheus")
-        yield port
-    finally:
-        prometheus.terminate()
-        prometheus.wait(30)
-
-
-def is_prometheus_ready(port: int) -> bool:
-    try:
-        return request(port, "/-/ready").status == 200
-    except OSError:
-        return False
-
-
-def query(port: int, expression: str) -> dict[tuple[str, ...], float]:
-    """Return the values of an instant query by their labels but for those of the target."""
-    answer = request(port, f"/api/v1/query?query={urllib.parse.quote(expression)}")
-    assert answer.status == 200, answer.text
-    return {
-        tuple(
-            value
-            for name, value in result["metric"].items()
-            if name not in {"__name__", "instance", "job"}
-        ): float(result["value"][1])
-        for result in json.loads(answer.text)["data"]["result"]
-    }

@@ -189,9 +189,10 @@ def test_workers_hold_nothing_of_the_metrics_server(tmp_path: Path) -> None:
                 held = set(descriptors(pid))
                 assert held.isdisjoint(sockets_of(server.metrics_port))
                 assert "anon_inode:[eventpoll]" not in held
-                # The board and its labels only.
+                # The board, its labels, and where its stacks go when it times out.
                 state = {path for path in held if path.startswith(str(server.state_directory))}
-                assert {Path(path).stem for path in state} == {"board", "keys"}
+                kinds = {Path(path).name.partition(".")[0] for path in state}
+                assert kinds == {"board", "keys", "stacks"}
 
 
 def test_a_reload_keeps_serving_and_keeps_the_totals(tmp_path: Path) -> None:

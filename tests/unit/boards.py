@@ -14,10 +14,12 @@ from gunicorn_prom.slot import Slot
 
 BUCKETS = (0.1, 1.0)
 SLOTS = 4
+FORESEEN = 2
 META: dict[str, Any] = {
     "master": "1.1",
     "buckets": BUCKETS,
     "slots": SLOTS,
+    "foreseen": FORESEEN,
     "pid_namespace": pid_namespace(),
     "pid": os.getpid(),
     "version": "27.0.0",

@@ -24,7 +24,7 @@ from gunicorn_prom.scoreboard import (
     Vital,
     busy_seconds,
 )
-from tests.unit.boards import BUCKETS, META, SLOTS, log, opened, requests_in, start_worker
+from tests.unit.boards import BUCKETS, FORESEEN, META, SLOTS, log, opened, requests_in, start_worker
 
 GET_200 = ("GET", "200")
 
@@ -108,10 +108,20 @@ def test_what_is_no_board_is_refused(tmp_path: Path, damage: str) -> None:
         pass
 
 
-def test_its_space_is_claimed_at_once(board: Board) -> None:
-    """The file has no holes: a store can never meet a full disk."""
+def test_space_is_claimed_before_it_is_written(board: Board) -> None:
+    """The master's part, the slots foreseen and those opened have no holes.
+
+    So no store can meet a full disk, and what no worker has had takes no memory.
+    """
+    layout = board.layout
+    foreseen = layout.slot_at(FORESEEN) * CELL_BYTES
+    slot_bytes = layout.slot_stride * CELL_BYTES
     status = os.fstat(board.board_fd)
-    assert status.st_blocks * 512 >= status.st_size == board.layout.size_bytes
+    assert status.st_size == layout.size_bytes
+    assert foreseen <= status.st_blocks * 512 < foreseen + slot_bytes
+    board.open_slot(FORESEEN + 1, 1)
+    claimed = os.fstat(board.board_fd).st_blocks * 512
+    assert foreseen + slot_bytes <= claimed < layout.size_bytes
 
 
 # Workers come and go.

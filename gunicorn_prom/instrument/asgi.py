@@ -1,0 +1,399 @@
+"""The request seam of ASGI workers: Gunicorn's own and uvicorn's.
+
+The application is wrapped, for neither has hooks that see what every client saw. A
+request ends with the last part of its body: what the application does behind that, in
+background tasks say, is none of the client's time.
+
+How a response ends that its application does not finish is for the server to say, and
+the servers differ. So where that happens the wrapper looks at the server's own objects,
+which it finds behind `receive`.
+"""
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from operator import attrgetter
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
+from gunicorn_prom.instrument.routes import SCOPE, prepare_scope
+from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
+from gunicorn_prom.scoreboard import ABORT_REASONS, Gauge
+from gunicorn_prom.slot import Slot
+
+__all__ = ["ASGISeam"]
+
+# What a `Recorder` wants to know, by the names that it knows.
+HEADERS = {
+    b"content-length": "CONTENT_LENGTH",
+    b"x-request-start": "HTTP_X_REQUEST_START",
+    b"x-queue-start": "HTTP_X_QUEUE_START",
+    b"traceparent": "HTTP_TRACEPARENT",
+}
+STATUSES_WITHOUT_BODY = (204, 304)
+SERVER_ERROR = 500
+# What both servers put into it.
+SERVER_ERROR_BODY = b"Internal Server Error"
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[Any]]
+
+
+class ASGISeam:
+    """Count the requests and WebSockets of one worker, in that worker.
+
+    Each request is counted once. Nothing here raises into the request path.
+
+    Attributes:
+        aborting: the worker was told that it timed out.
+        ends_by_limit_only: nothing but its limit of requests makes the worker's `run` return.
+    """
+
+    def __init__(self, slot: Slot, recorder: Recorder) -> None:
+        self.aborting = False
+        self.ends_by_limit_only = False
+        self._slot = slot
+        self._recorder = recorder
+        self._server: _Gunicorn | _Uvicorn = _Gunicorn()
+
+    def install(self, worker: Any, note_departure: Callable[[str], None]) -> None:
+        """Wrap the application where `worker` takes it from.
+
+        Args:
+            note_departure: is told why the worker goes where only its server knows.
+        """
+        if hasattr(worker, "asgi"):
+            from gunicorn.asgi.protocol import ASGIProtocol
+
+            worker.asgi = self.wrap(worker.asgi)
+            self._count_refusals(ASGIProtocol, "_send_error_response")
+        else:
+            self._server = _Uvicorn()
+            # uvicorn dies by the signal that has ended it.
+            self.ends_by_limit_only = True
+            self._install_uvicorn(worker.config, note_departure)
+
+    def _install_uvicorn(self, config: Any, note_departure: Callable[[str], None]) -> None:
+        load = config.load
+
+        def load_and_instrument() -> None:
+            # Only now is it an ASGI 3 application, whatever the user has given.
+            load()
+            try:
+                config.loaded_app = self.wrap(config.loaded_app)
+                self._count_refusals(config.http_protocol_class, "send_400_response")
+                _watch_signals(note_departure)
+            except Exception as failure:
+                self._slot.report("request", failure)
+
+        config.load = load_and_instrument
+
+    def wrap(self, app: App) -> App:
+        """Return an application that does what `app` does, and counts it."""
+        begin, finish, settle = self._recorder.begin, self._finish, self._settle
+        its_server, find_transport = self._server, self._server.find_transport
+        has_routes = self._recorder.find_route is not None
+
+        async def counted_app(scope: Scope, receive: Receive, send: Send) -> Any:
+            if scope["type"] != "http":
+                if scope["type"] == "websocket":
+                    return await self._serve_websocket(app, scope, receive, send)
+                return await app(scope, receive, send)
+            server: _Server
+            try:
+                server, is_closing = its_server, find_transport(receive).is_closing
+            except AttributeError:
+                server = stream = _Stream(receive, send)
+                receive, send, is_closing = stream.receive, stream.send, stream.is_closing
+            if has_routes:
+                prepare_scope(scope)
+            is_lost = server.is_lost
+            status = body_bytes = 0
+            is_over = False
+            method = scope["method"]  # as the client has it: middleware may write another
+            request = begin(method, scope["path"])
+
+            async def counted_send(message: Message) -> None:
+                nonlocal status, body_bytes, is_over
+                kind = message["type"]
+                if kind == "http.response.body" and status and not is_over:
+                    was_closing = is_closing()
+                    await send(message)
+                    body = message.get("body")
+                    if body:
+                        body_bytes += len(body)
+                    if not (message.get("more_body") or was_closing or is_lost(receive)):
+                        is_over = True
+                        finish(request, method, scope, status, body_bytes)
+                else:
+                    await send(message)
+                    if kind == "http.response.start" and not status and not is_closing():
+                        status = message["status"]
+
+            try:
+                return await app(scope, receive, counted_send)
+            except BaseException as error:
+                if is_over:
+                    self._count_exception(method, scope, error)
+                raise
+            finally:
+                if not is_over:
+                    is_over = True
+                    known = _Unfinished(request, method, scope, status, body_bytes, is_closing())
+                    settle(known, sys.exception(), server, receive)
+
+        return counted_app
+
+    def _finish(
+        self, request: InProgress, method: str, scope: Scope, status: int, body_bytes: int
+    ) -> None:
+        """Count a request that was answered."""
+        try:
+            if method == "HEAD" or status in STATUSES_WITHOUT_BODY:
+                body_bytes = 0
+            self._recorder.record(request, method, status, _environ(scope), body_bytes)
+        except Exception as failure:
+            self._slot.report("request", failure)
+
+    def _settle(
+        self,
+        known: "_Unfinished",
+        error: BaseException | None,
+        server: "_Server",
+        receive: Receive,
+    ) -> None:
+        """Count a request whose application has ended before its response.
+
+        Args:
+            error: with which the application has ended.
+        """
+        try:
+            sent = server.sent_status(receive, known.status)
+            if known.is_closing:
+                # Whatever the application raises comes of that, in every framework.
+                self._break_off(known, sent)
+                self._count_aborted("client_disconnect")
+                return
+            if error is not None:
+                self._count_exception(known.method, known.scope, error)
+            answer = 0 if sent else server.answer(receive, known.status, error)
+            if answer:
+                body_bytes = 0 if known.status else len(SERVER_ERROR_BODY)
+                self._finish(known.request, known.method, known.scope, answer, body_bytes)
+                if isinstance(error, Exception):
+                    endpoint = self._recorder.endpoint(_environ(known.scope))
+                    labels = (method_label(known.method), endpoint, type(error).__name__)
+                    self._slot.count(ERROR_HANDLING, labels)
+                return
+            self._break_off(known, sent)
+            reason = "error" if sent else "no_response"
+            self._count_aborted("timeout" if self.aborting else reason)
+        except Exception as failure:
+            self._slot.report("request", failure)
+
+    def _break_off(self, known: "_Unfinished", status: int) -> None:
+        """Count a request whose response did not come, status 0, or not to its end."""
+        if status:
+            self._finish(known.request, known.method, known.scope, status, known.body_bytes)
+        else:
+            self._recorder.end(known.request)
+
+    def _count_aborted(self, reason: str) -> None:
+        index = self._slot.counters + self._slot.layout.aborted + ABORT_REASONS.index(reason)
+        self._slot.cells[index] += 1.0
+
+    def _count_exception(self, method: str, scope: Scope, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            endpoint = self._recorder.endpoint(_environ(scope))
+            self._slot.count_failed_request(method_label(method), error, endpoint)
+
+    async def _serve_websocket(self, app: App, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Count a WebSocket when it is accepted, and as open until either side closes it."""
+        cells = self._slot.cells
+        accepted = self._slot.counters + self._slot.layout.websockets
+        open_now = self._slot.gauges + Gauge.WEBSOCKETS
+        is_open = False
+
+        async def counted_send(message: Message) -> None:
+            nonlocal is_open
+            await send(message)
+            if message["type"] == "websocket.accept":
+                is_open = True
+                cells[accepted] += 1.0
+                cells[open_now] += 1.0
+            elif message["type"] == "websocket.close":
+                close()
+
+        def close() -> None:
+            nonlocal is_open
+            if is_open:
+                is_open = False
+                cells[open_now] -= 1.0
+
+        try:
+            return await app(scope, receive, counted_send)
+        finally:
+            close()
+
+    def _count_refusals(self, protocol: type, name: str) -> None:
+        """Count what the server refuses by itself: where it can read no request.
+
+        Args:
+            name: the method by which it answers then.
+        """
+        answer = getattr(protocol, name)
+
+        def counted_answer(connection: Any, *args: Any) -> Any:
+            # Gunicorn has the same method for applications that fail.
+            if args[0] != SERVER_ERROR:
+                error = sys.exception()
+                name = type(error).__name__ if error is not None else OTHER
+                try:
+                    self._slot.count(PARSE_ERRORS, (name,))
+                    self._slot.count(ERROR_HANDLING, (OTHER, OTHER, name))
+                except Exception as failure:
+                    self._slot.report("request", failure)
+            return answer(connection, *args)
+
+        setattr(protocol, name, counted_answer)
+
+
+class _Unfinished(NamedTuple):
+    """A request whose application has ended before its response.
+
+    Attributes:
+        status: as the application has given it, 0 when it has not.
+        is_closing: the client has gone.
+    """
+
+    request: InProgress
+    method: str
+    scope: Scope
+    status: int
+    body_bytes: int
+    is_closing: bool
+
+
+class _Server(Protocol):
+    """What is to be known of a server; it shows itself in the `receive` of a request."""
+
+    def is_lost(self, receive: Receive) -> bool:
+        """Tell whether the client went away while the last message was sent to it.
+
+        The transport does not tell: the server may have closed it behind the message.
+        """
+
+    def sent_status(self, receive: Receive, status: int) -> int:
+        """Return `status` if it has gone out, else 0."""
+
+    def answer(self, receive: Receive, status: int, error: BaseException | None) -> int:
+        """Return the status that the server answers itself where none has gone out, 0 for none."""
+
+
+class _Gunicorn:
+    """Gunicorn's own server, HTTP/1."""
+
+    find_transport = attrgetter("__self__.protocol.transport")
+    is_lost = attrgetter("__self__.protocol._closed")
+
+    def sent_status(self, receive: Any, status: int) -> int:
+        # The head waits for the first part of the body.
+        return status if receive.__self__.protocol._response_buffer is None else 0
+
+    def answer(self, receive: Any, status: int, error: BaseException | None) -> int:
+        is_fit = not status and (error is None or isinstance(error, Exception))
+        return SERVER_ERROR if is_fit else 0
+
+
+class _Uvicorn:
+    """uvicorn's server, HTTP/1."""
+
+    find_transport = attrgetter("__self__.transport")
+    is_lost = attrgetter("__self__.disconnected")
+
+    def sent_status(self, receive: Any, status: int) -> int:
+        return status
+
+    def answer(self, receive: Any, status: int, error: BaseException | None) -> int:
+        # Also of a cancelled request. A head that cannot be written counts as written.
+        return 0 if receive.__self__.response_started else SERVER_ERROR
+
+
+class _Stream:
+    """A stream of HTTP/2, of which Gunicorn shows nothing but `receive` and `send`."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._is_gone = False
+
+    async def receive(self) -> Message:
+        """Receive, and note when the client has gone."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._is_gone = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send, and note when the client has gone.
+
+        Raises:
+            OSError: it has.
+        """
+        try:
+            await self._send(message)
+        except OSError:
+            self._is_gone = True
+            raise
+
+    def is_closing(self) -> bool:
+        return self._is_gone
+
+    def is_lost(self, receive: Receive) -> bool:
+        return False  # `send` raises then
+
+    def sent_status(self, receive: Receive, status: int) -> int:
+        # The head waits for the first part of the body; `send` knows whether it has gone.
+        names = getattr(self._send, "__code__", _Stream.send.__code__).co_freevars
+        if "headers_sent" not in names:
+            return status
+        cells: Any = self._send.__closure__
+        return status if cells[names.index("headers_sent")].cell_contents else 0
+
+    def answer(self, receive: Receive, status: int, error: BaseException | None) -> int:
+        if error is None:
+            return status or SERVER_ERROR
+        return SERVER_ERROR if isinstance(error, Exception) else 0
+
+
+def _environ(scope: Scope) -> dict[str, Any]:
+    """Return what a `Recorder` takes for the environ of the request."""
+    environ: dict[str, Any] = {SCOPE: scope}
+    for name, value in scope["headers"]:
+        if name in HEADERS:
+            environ[HEADERS[name]] = value.decode("latin-1")
+    return environ
+
+
+def _watch_signals(note_departure: Callable[[str], None]) -> None:
+    """Have it noted that uvicorn is told to go: its own handlers are in place by now.
+
+    It dies by the signal once it has drained, so nothing behind `run` comes to know.
+    """
+
+    def watch(number: int, reason: str) -> None:
+        handler = signal.getsignal(number)
+
+        def noted(sig: int, frame: FrameType | None) -> None:
+            note_departure(reason)
+            if callable(handler):
+                handler(sig, frame)
+
+        if callable(handler):
+            signal.signal(number, noted)
+
+    watch(signal.SIGTERM, "term")
+    watch(signal.SIGINT, "quit")

@@ -1,0 +1,62 @@
+"""The queries of docs/guide, each asked of a real Prometheus that scrapes a loaded server."""
+
+import math
+import re
+import threading
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from tests.prometheus import query, running_prometheus
+from tests.support import ROOT, Server, gunicorn_prom, wait_for
+
+GUIDE = ROOT / "docs" / "guide"
+BLOCK = re.compile(r"^```promql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A query for what rightly never happens, in a block with this line.
+MAY_BE_EMPTY = "# may be empty\n"
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in sorted(GUIDE.glob("*.md"))
+    for number, block in enumerate(BLOCK.findall(page.read_text()))
+]
+PATHS = ("/", "/users/7", "/users/7/posts/hello", "/users/7/posts/hello/broken", "/nowhere")
+SCRAPES = 4
+
+pytestmark = pytest.mark.real_parts
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A Prometheus that has scraped a server under load several times; its port."""
+    directory: Path = tmp_path_factory.mktemp("guide")
+    options = ("--workers=2", "--threads=2", "--worker-type=gthread")
+    with gunicorn_prom(directory, "routed_flask:app", *options) as server:
+        server.wait_for_workers(2)
+        is_over = threading.Event()
+        load = threading.Thread(target=keep_asking, args=(server, is_over))
+        load.start()
+        try:
+            with running_prometheus(directory, server.metrics_port) as port:
+                expression = f"count_over_time(up[5m]) >= {SCRAPES}"
+                wait_for(lambda: query(port, expression), f"{SCRAPES} scrapes")
+                yield port
+        finally:
+            is_over.set()
+            load.join()
+
+
+def keep_asking(server: Server, is_over: threading.Event) -> None:
+    for path in cycle(PATHS):
+        if is_over.wait(0.01):
+            return
+        server.get(path, X_Request_Start=f"t={time.time() - 0.02:.3f}")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_query_of_the_guide_answers(prometheus: int, block: str) -> None:
+    """Prometheus understands it, and finds something."""
+    values = query(prometheus, block).values()
+    assert MAY_BE_EMPTY in block or not all(map(math.isnan, values))

@@ -1,0 +1,73 @@
+"""A real Prometheus that scrapes a server under test."""
+
+import contextlib
+import json
+import os
+import subprocess
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.real_parts import find_program
+from tests.support import free_port, request, wait_for
+
+
+@contextlib.contextmanager
+def running_prometheus(directory: Path, target_port: int, *options: str) -> Iterator[int]:
+    """Run a Prometheus that scrapes one target every second; yield its port."""
+    program = find_program("prometheus", "prometheus")
+    port = free_port()
+    configuration = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [
+            {
+                "job_name": "gunicorn",
+                "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}],
+            }
+        ],
+    }
+    (directory / "prometheus.yml").write_text(json.dumps(configuration))
+    command = [
+        program,
+        f"--config.file={directory / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        *options,
+    ]
+    environ = {"PATH": os.environ["PATH"], "HOME": str(directory)}
+    with (directory / "prometheus.log").open("wb") as log:
+        prometheus = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
+    try:
+        wait_for(lambda: _is_ready(port), "Prometheus")
+        yield port
+    finally:
+        prometheus.terminate()
+        prometheus.wait(30)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return request(port, "/-/ready").status == 200
+    except OSError:
+        return False
+
+
+def query(port: int, expression: str) -> dict[tuple[str, ...], float]:
+    """Return the values of an instant query by their labels but for those of the target."""
+    data = ask(port, f"query?query={urllib.parse.quote(expression)}")
+    return {
+        tuple(
+            value
+            for name, value in result["metric"].items()
+            if name not in {"__name__", "instance", "job"}
+        ): float(result["value"][1])
+        for result in data["result"]
+    }
+
+
+def ask(port: int, target: str) -> Any:
+    """Return the data that the API answers."""
+    answer = request(port, f"/api/v1/{target}")
+    assert answer.status == 200, answer.text
+    return json.loads(answer.text)["data"]
