@@ -70,6 +70,8 @@ EVENTLET_AVAILABLE = workers.unavailable("eventlet") is None
 
 # How many connections a worker has that does not count them.
 UNKNOWN = -1
+# How often a worker shows how many it has, at the most.
+SHOW_PERIOD_S = 0.5
 
 # Why a worker goes of itself.
 LEAVING = {"max_requests": Leaving.MAX_REQUESTS, "memory": Leaving.MEMORY}
@@ -106,6 +108,7 @@ class PrometheusMixin(_Base):
     _process: "psutil.Process | None" = None
     _is_departing = False
     _count_connections: Callable[[], int] | None = None
+    _show_due = 0.0
     _app_directory: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -345,7 +348,11 @@ class PrometheusMixin(_Base):
 
     def _notify_and_show(self) -> None:
         super().notify()
-        self._show_connections()
+        # gthread notifies the master at every turn of its loop.
+        now = time.monotonic()
+        if now >= self._show_due:
+            self._show_due = now + SHOW_PERIOD_S
+            self._show_connections()
 
     def _show_connections(self) -> None:
         if self._slot is None or self._count_connections is None:

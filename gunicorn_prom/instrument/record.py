@@ -6,6 +6,7 @@ worker's slot, where everybody can see since when it is in progress and what it 
 """
 
 import math
+import struct
 import threading
 import time
 from bisect import bisect_left
@@ -32,6 +33,8 @@ KNOWN_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
 )
 STATUSES = range(100, 1000)
+# Cuts off what is longer, and fills up what is shorter.
+put_target = struct.Struct(f"{TARGET_BYTES}s").pack_into
 NO_LANE = -1
 NO_POOL = -1.0
 
@@ -133,8 +136,7 @@ class Recorder:
             else:
                 if shows_targets:
                     at = first_target + lane * TARGET_BYTES
-                    target = f"{method} {path}\0".encode("utf-8", "replace")[:TARGET_BYTES]
-                    text[at : at + len(target)] = target
+                    put_target(text, at, f"{method} {path}".encode("utf-8", "replace"))
                 cells[first_lane + lane] = now
             if not active:
                 busy_total -= now
@@ -165,10 +167,12 @@ class Recorder:
         slot = self._slot
         cells, layout = slot.cells, slot.layout
         buckets = layout.buckets
-        duration_sum = len(buckets) + 1
-        size_sum = len(SIZE_BOUNDS) + 1
-        request_size = slot.counters + layout.request_size
-        response_size = slot.counters + layout.response_size
+        duration_sum, size_sum = len(buckets) + 1, len(SIZE_BOUNDS) + 1
+        pool = slot.counters + layout.queue["pool"]
+        pool_sum = pool + len(QUEUE_BOUNDS) + 1
+        request_size, response_size = (
+            slot.counters + place for place in (layout.request_size, layout.response_size)
+        )
         rows, route_rows, exemplar_due = self._rows, self._route_rows, self._exemplar_due
 
         def record(
@@ -205,7 +209,9 @@ class Recorder:
                     cells[at] += 1.0
                     cells[row + duration_sum] += elapsed
             if waited >= 0:
-                self._observe_queue("pool", waited)
+                at = pool + bisect_left(QUEUE_BOUNDS, waited)
+                cells[at] += 1.0
+                cells[pool_sum] += waited
             if "HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ:
                 self._observe_proxy(environ, time.time() - elapsed - max(0.0, waited))
             if "HTTP_TRACEPARENT" in environ:
@@ -234,13 +240,6 @@ class Recorder:
             self._route_rows[method, route, status] = row
         return row
 
-    def _observe_queue(self, stage: str, seconds: float) -> None:
-        cells = self._slot.cells
-        first = self._slot.counters + self._slot.layout.queue[stage]
-        at = first + bisect_left(QUEUE_BOUNDS, seconds)
-        cells[at] += 1.0
-        cells[first + len(QUEUE_BOUNDS) + 1] += seconds
-
     def _observe_proxy(self, environ: Environ, arrived: float) -> None:
         """Count how long a request was on its way from the proxy.
 
@@ -248,11 +247,16 @@ class Recorder:
             arrived: Unix seconds at which it came to this worker.
         """
         header = next(environ[name] for name in QUEUE_HEADERS if name in environ)
+        cells, counters, layout = self._slot.cells, self._slot.counters, self._slot.layout
         try:
-            self._observe_queue("proxy", max(0.0, arrived - queue_start(header, arrived)))
+            seconds = max(0.0, arrived - queue_start(header, arrived))
         except QueueTimeError as error:
-            counter = self._slot.layout.queue_faults + QUEUE_FAULTS.index(error.fault)
-            self._slot.cells[self._slot.counters + counter] += 1.0
+            cells[counters + layout.queue_faults + QUEUE_FAULTS.index(error.fault)] += 1.0
+            return
+        first = counters + layout.queue["proxy"]
+        at = first + bisect_left(QUEUE_BOUNDS, seconds)
+        cells[at] += 1.0
+        cells[first + len(QUEUE_BOUNDS) + 1] += seconds
 
     def _keep_exemplar(
         self, environ: Environ, method: Any, status: Any, elapsed: float, bucket: int
