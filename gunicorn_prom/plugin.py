@@ -31,7 +31,6 @@ from gunicorn.errors import AppImportError
 from gunicorn_prom import workers
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.errors import users_traceback
-from gunicorn_prom.instrument.asgi import ASGISeam
 from gunicorn_prom.instrument.insides import Insides, end, look_inside
 from gunicorn_prom.instrument.memory import MemoryWatch
 from gunicorn_prom.instrument.record import Recorder, method_label
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     # What the mixin is mixed into; Gunicorn has no types.
     from gunicorn.workers.base import Worker as _Base
 
+    from gunicorn_prom.instrument.asgi import ASGISeam
     from gunicorn_prom.instrument.pywsgi import PyWSGISeam
     from gunicorn_prom.instrument.tornado import TornadoSeam
 else:
@@ -103,7 +103,7 @@ class PrometheusMixin(_Base):
     _recorder: Recorder | None = None
     _seam: WSGISeam | None = None
     _stack_writer: StackWriter | None = None
-    _asgi_seam: ASGISeam | None = None
+    _asgi_seam: "ASGISeam | None" = None
     _server_seam: "PyWSGISeam | TornadoSeam | None" = None
     _process: "psutil.Process | None" = None
     _is_departing = False
@@ -178,19 +178,23 @@ class PrometheusMixin(_Base):
             return
         if self.cfg.route_labels:
             self._recorder.find_route = watch_routes(partial(self._slot.report, "routes"))
-        if workers.seam_of(type(self)) == "asgi":
-            self._asgi_seam = ASGISeam(self._slot, self._recorder)
-            self._asgi_seam.install(self, self._note_departure)
-        elif workers.seam_of(type(self)) == "wsgi":
-            from gunicorn_prom.instrument.pywsgi import PyWSGISeam
+        # Imported where they are wanted: each costs memory in every process.
+        match workers.seam_of(type(self)):
+            case "asgi":
+                from gunicorn_prom.instrument.asgi import ASGISeam
 
-            self._server_seam = PyWSGISeam(self._slot, self._recorder)
-            self._server_seam.install(self)
-        elif workers.seam_of(type(self)) == "tornado":
-            from gunicorn_prom.instrument.tornado import TornadoSeam
+                self._asgi_seam = ASGISeam(self._slot, self._recorder)
+                self._asgi_seam.install(self, self._note_departure)
+            case "wsgi":
+                from gunicorn_prom.instrument.pywsgi import PyWSGISeam
 
-            self._server_seam = TornadoSeam(self._slot, self._recorder)
-            self._server_seam.install(self)
+                self._server_seam = PyWSGISeam(self._slot, self._recorder)
+                self._server_seam.install(self)
+            case "tornado":
+                from gunicorn_prom.instrument.tornado import TornadoSeam
+
+                self._server_seam = TornadoSeam(self._slot, self._recorder)
+                self._server_seam.install(self)
 
     def _attach(self) -> None:
         if self._board is None:
@@ -224,12 +228,11 @@ class PrometheusMixin(_Base):
 
     def _capacity(self) -> int:
         """Return how many requests can be in progress, 0 where nothing limits them."""
-        if workers.seam_of(type(self)) == "asgi" and hasattr(self, "config"):
+        is_asgi = workers.seam_of(type(self)) == "asgi"
+        if is_asgi and hasattr(self, "config"):
             return int(self.config.limit_concurrency or 0)  # uvicorn's
-        is_threaded = workers.seam_of(type(self)) != "asgi" and not workers.uses_greenlets(
-            type(self)
-        )
-        return int(self.cfg.threads if is_threaded else self.cfg.worker_connections)
+        has_connections = is_asgi or workers.uses_greenlets(type(self))
+        return int(self.cfg.worker_connections if has_connections else self.cfg.threads)
 
     def run(self) -> None:
         """Note that the worker has booted, and serve."""

@@ -14,7 +14,7 @@ from gunicorn_prom.checks.runner import Result, run
 from gunicorn_prom.checks.setup import Setup
 from gunicorn_prom.cli.help import of_options, print_help
 from gunicorn_prom.cli.options import Declared, names_of, split
-from gunicorn_prom.cli.output import end, say, written
+from gunicorn_prom.cli.output import end, written
 from gunicorn_prom.cli.reading import ReadConfiguration
 from gunicorn_prom.cli.report import FORMATS, explain, listing, report
 from gunicorn_prom.errors import GunicornPromError, UsageError, fail
@@ -121,7 +121,7 @@ def _main(arguments: list[str]) -> int:
 
 def _print(text: str) -> int:
     with written():
-        say(text)
+        print(text)
     return 0
 
 

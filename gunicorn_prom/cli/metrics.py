@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from gunicorn_prom.cli.output import say, written
+from gunicorn_prom.cli.output import written
 from gunicorn_prom.errors import GunicornPromError, fail
 from gunicorn_prom.metrics import FAMILIES, Family
 
@@ -49,7 +49,7 @@ def metrics(
     forms = {Form.text: _text, Form.json: _json, Form.markdown: markdown}
     try:
         with written():
-            say(forms[form]())
+            print(forms[form]())
     except GunicornPromError as error:
         fail(error)
 

@@ -10,13 +10,7 @@ from typing import NoReturn
 
 from gunicorn_prom.errors import GunicornPromError
 
-__all__ = ["end", "say", "written"]
-
-
-def say(text: str) -> None:
-    """Print a text; characters that stdout cannot have are escaped."""
-    encoding = sys.stdout.encoding
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+__all__ = ["end", "written"]
 
 
 def end(code: int) -> NoReturn:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gunicorn_prom.checks.declare import Check
 from gunicorn_prom.checks.runner import PROBLEMS, STATUSES, Result
-from gunicorn_prom.cli.output import say, written
+from gunicorn_prom.cli.output import written
 
 __all__ = ["FORMATS", "explain", "listing", "report"]
 
@@ -96,7 +96,7 @@ def _print(console: Console, text: Text) -> None:
     # Rich by itself would end the process when nobody reads what it prints.
     with console.capture() as captured:
         console.print(text, soft_wrap=True, end="")
-    say(captured.get())
+    print(captured.get())
 
 
 def _described(console: Console, result: Result) -> Text:
@@ -143,7 +143,7 @@ def _report_json(results: Iterable[Result], _verbose: bool) -> None:
         "summary": {status: count[status] for status in STATUSES},
         "checks": [_entry(result) for result in said],
     }
-    say(json.dumps(document, indent=2))
+    print(json.dumps(document, indent=2))
 
 
 def _entry(result: Result) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def _report_github(results: Iterable[Result], _verbose: bool) -> None:
         if result.status in PROBLEMS:
             hint = f" (hint: {result.hint})" if result.hint else ""
             title, message = map(_escape, (result.check.id, f"{result.detail}{hint}"))
-            say(f"::{result.status} title=gunicorn-prom {title}::{message}")
-    say(_summary(said))
+            print(f"::{result.status} title=gunicorn-prom {title}::{message}")
+    print(_summary(said))
 
 
 def _escape(text: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
 from gunicorn_prom.instrument.routes import SCOPE, prepare_scope
 from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
-from gunicorn_prom.scoreboard import ABORT_REASONS, Gauge
+from gunicorn_prom.scoreboard import Gauge
 from gunicorn_prom.slot import Slot
 
 __all__ = ["ASGISeam"]
@@ -176,7 +176,7 @@ class ASGISeam:
             if known.is_closing:
                 # Whatever the application raises comes of that, in every framework.
                 self._break_off(known, sent)
-                self._count_aborted("client_disconnect")
+                self._slot.count_aborted("client_disconnect")
                 return
             if error is not None:
                 self._count_exception(known.method, known.scope, error)
@@ -191,7 +191,7 @@ class ASGISeam:
                 return
             self._break_off(known, sent)
             reason = "error" if sent else "no_response"
-            self._count_aborted("timeout" if self.aborting else reason)
+            self._slot.count_aborted("timeout" if self.aborting else reason)
         except Exception as failure:
             self._slot.report("request", failure)
 
@@ -201,10 +201,6 @@ class ASGISeam:
             self._finish(known.request, known.method, known.scope, status, known.body_bytes)
         else:
             self._recorder.end(known.request)
-
-    def _count_aborted(self, reason: str) -> None:
-        index = self._slot.counters + self._slot.layout.aborted + ABORT_REASONS.index(reason)
-        self._slot.cells[index] += 1.0
 
     def _count_exception(self, method: str, scope: Scope, error: BaseException) -> None:
         if isinstance(error, Exception):

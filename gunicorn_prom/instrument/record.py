@@ -84,8 +84,8 @@ class Recorder:
         # By method, then by status: a look-up each is cheaper than to hash a pair.
         self._rows: dict[str, dict[int, int]] = {method: {} for method in KNOWN_METHODS}
         self._route_rows: dict[tuple[Any, str, Any], int] = {}
-        # By status and bucket, CLOCK_MONOTONIC seconds.
-        self._exemplar_due: dict[tuple[Any, int], float] = {}
+        # By the cell of method, status and bucket, CLOCK_MONOTONIC seconds.
+        self._exemplar_due: dict[int, float] = {}
         self.waits: dict[int, float] = {}
         self.find_route: Callable[[Environ], str] | None = None
         self.watch_memory: Callable[[float], float] = lambda now: math.inf
@@ -185,8 +185,8 @@ class Recorder:
             except KeyError:
                 row = self._find_row(method, status)
             bucket = bisect_left(buckets, elapsed)
-            at = row + bucket
-            cells[at] += 1.0
+            counted = row + bucket
+            cells[counted] += 1.0
             cells[row + duration_sum] += elapsed
             if "CONTENT_LENGTH" in environ:
                 size = float(environ["CONTENT_LENGTH"] or 0)
@@ -215,10 +215,11 @@ class Recorder:
             if "HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ:
                 self._observe_proxy(environ, time.time() - elapsed - max(0.0, waited))
             if "HTTP_TRACEPARENT" in environ:
-                ended = request[0] + elapsed
-                if ended >= exemplar_due.get((status, bucket), 0.0):
-                    self._keep_exemplar(environ, method, status, elapsed, bucket)
-                    exemplar_due[status, bucket] = ended + EXEMPLAR_PERIOD_S
+                traceparent, ended = environ["HTTP_TRACEPARENT"], request[0] + elapsed
+                # Most that are not sampled end in these two digits.
+                is_due = traceparent[-2:] != "00" and ended >= exemplar_due.get(counted, 0.0)
+                if is_due and self._keep_exemplar(traceparent, method, status, elapsed, bucket):
+                    exemplar_due[counted] = ended + EXEMPLAR_PERIOD_S
 
         return record
 
@@ -259,11 +260,12 @@ class Recorder:
         cells[first + len(QUEUE_BOUNDS) + 1] += seconds
 
     def _keep_exemplar(
-        self, environ: Environ, method: Any, status: Any, elapsed: float, bucket: int
-    ) -> None:
-        trace_id = sampled_trace_id(environ["HTTP_TRACEPARENT"])
+        self, traceparent: str, method: Any, status: Any, elapsed: float, bucket: int
+    ) -> bool:
+        """Write the exemplar of a request if it is sampled; tell whether it was."""
+        trace_id = sampled_trace_id(traceparent)
         if not trace_id:
-            return
+            return False
         slot = self._slot
         known = slot.locate(HTTP, (method_label(method), _status_label(status)))
         table = slot.counters + slot.layout.tables[HTTP.name]
@@ -272,6 +274,7 @@ class Recorder:
         words = [float(int(trace_id[at : at + 8], 16)) for at in range(0, 32, 8)]
         row = (known - table) // slot.layout.width(HTTP)
         slot.put_exemplar(number, (row, elapsed, time.time(), *words))
+        return True
 
 
 def _status_label(status: Any) -> str:

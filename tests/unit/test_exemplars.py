@@ -82,6 +82,16 @@ def test_what_is_not_sampled_is_not_shown(board: Board, tmp_path: Path) -> None:
     assert shown(board, tmp_path) == {}
 
 
+def test_what_is_not_sampled_takes_no_place(board: Board, tmp_path: Path) -> None:
+    """Behind any number of requests that are not sampled, the first that is is shown."""
+    recorder = Recorder(start_worker(board, 0, 1))
+    for flags, trace in (("00", FIRST), ("02", FIRST), ("01", SECOND), ("01", FIRST)):
+        environ = {"HTTP_TRACEPARENT": f"00-{trace}-00f067aa0ba902b7-{flags}"}
+        recorder.record(recorder.begin("GET", "/"), "GET", 200, environ, 0)
+    # And it stays for a while, for to write one costs more than to count.
+    assert traces(board, tmp_path) == {"2xx": SECOND}
+
+
 def test_the_exemplars_of_a_dead_worker_vanish(board: Board, tmp_path: Path) -> None:
     """Neither is it shown when its worker is gone, nor does the successor show it as its own."""
     serve(start_worker(board, 0, 1), FIRST)
