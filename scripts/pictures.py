@@ -52,7 +52,10 @@ def main() -> None:
                 (directory / "gunicorn.conf.py").write_text(BROKEN)
             for width in WIDTHS:
                 seen = run_in_terminal(["-m", "gunicorn_prom", *arguments], directory, width)
-                picture = draw(seen.replace(str(ROOT), "~/gunicorn-prom"), arguments, width)
+                # The same picture wherever it is made.
+                for place, shown in ((ROOT, "~/gunicorn-prom"), (directory, "/srv/shop")):
+                    seen = seen.replace(str(place), shown)
+                picture = draw(seen, arguments, width)
                 (PICTURES / f"{title}-{width}.svg").write_text(picture)
 
 

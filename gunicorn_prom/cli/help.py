@@ -121,6 +121,8 @@ def _shown(default: Any) -> str:
         return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in default)
     if default is False or default in (None, "", {}):
         return ""
+    if default == os.getcwd():
+        return "."
     home = os.path.expanduser("~/")
     return f"~/{default[len(home) :]}" if str(default).startswith(home) else str(default)
 
