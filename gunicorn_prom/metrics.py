@@ -293,7 +293,8 @@ WORKER_IN_PROGRESS = Family(
 WORKER_CAPACITY = Family(
     "gunicorn_worker_capacity",
     "gauge",
-    "Requests that the worker can work on at once: 1, threads or worker_connections.",
+    "Requests that the worker can work on at once: 1, threads or worker_connections; absent where "
+    "nothing limits them.",
     WORKER,
 )
 WORKER_CONNECTIONS = Family(

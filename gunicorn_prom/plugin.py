@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import cache, partial
@@ -108,7 +107,6 @@ class PrometheusMixin(_Base):
     _process: "psutil.Process | None" = None
     _is_departing = False
     _count_connections: Callable[[], int] | None = None
-    _show_due = 0.0
     _app_directory: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -270,28 +268,8 @@ class PrometheusMixin(_Base):
             self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
             self._slot.observe_boot(time.monotonic() - self._made)
             if self._count_connections is not None:
-                vars(self)["notify"] = self._notify_and_show
+                vars(self)["notify"] = self._make_notify(self.notify)
         self.update_worker_metrics()
-
-    def enqueue_req(self, conn: Any) -> None:
-        """Note when a connection begins to wait for a thread, in gthread."""
-        conn.gunicorn_prom_queued = time.monotonic()
-        super().enqueue_req(conn)  # type: ignore[misc]  # only gthread has one, and calls it
-
-    def handle(self, *args: Any) -> Any:
-        """Serve a connection, and count the request that was left without an answer."""
-        # Only gthread has one argument. To ask Gunicorn's sockets in vain costs as much as
-        # all of our counting.
-        queued = getattr(args[0], "gunicorn_prom_queued", None) if len(args) == 1 else None
-        if queued is not None and self._recorder is not None:
-            self._recorder.waits[threading.get_ident()] = time.monotonic() - queued
-        try:
-            return super().handle(*args)  # type: ignore[misc]  # not every worker has one
-        finally:
-            if self._recorder is not None and self._recorder.waits:
-                self._recorder.waits.pop(threading.get_ident(), None)
-            if self._seam is not None and self._seam.unanswered:
-                self._seam.connection_ended()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> Any:
         """Let Gunicorn answer an error, and count what it answered."""
@@ -334,7 +312,8 @@ class PrometheusMixin(_Base):
     def _look_inside(self, slot: Slot, recorder: Recorder) -> None:
         """Find out how to count the connections, and watch the memory if it has a limit."""
         try:
-            insides = look_inside(self, self._show_connections)
+            websockets = slot.gauges + Gauge.WEBSOCKETS
+            insides = look_inside(self, self._show_connections, lambda: int(slot.cells[websockets]))
         except Exception as failure:
             slot.report("processes", failure)
             insides = Insides(partial(end, self))
@@ -345,17 +324,27 @@ class PrometheusMixin(_Base):
 
         def leave() -> None:
             self._note_departure("memory")
+            for seam in (self._asgi_seam, self._server_seam):
+                if seam is not None:
+                    seam.have_clients_close()
             insides.leave()
 
         recorder.watch_memory = MemoryWatch(slot, limit_bytes, recorder.request_count, leave)
 
-    def _notify_and_show(self) -> None:
-        super().notify()
-        # gthread notifies the master at every turn of its loop.
-        now = time.monotonic()
-        if now >= self._show_due:
-            self._show_due = now + SHOW_PERIOD_S
-            self._show_connections()
+    def _make_notify(self, notify: Callable[[], None]) -> Callable[[], None]:
+        show, monotonic = self._show_connections, time.monotonic
+        show_due = 0.0
+
+        def notify_and_show() -> None:
+            nonlocal show_due
+            notify()
+            # gthread notifies the master at every turn of its loop.
+            now = monotonic()
+            if now >= show_due:
+                show_due = now + SHOW_PERIOD_S
+                show()
+
+        return notify_and_show
 
     def _show_connections(self) -> None:
         if self._slot is None or self._count_connections is None:

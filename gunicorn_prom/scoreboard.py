@@ -582,7 +582,8 @@ class Board:
         dead = columns.take(cells, start + Gauge.CELLS)
         dead[layout.busy_seconds] = busy_seconds(dead[layout.busy_seconds], time.monotonic())
         lost = requests_in_progress(self.gauges(slot))
-        dead[layout.aborted + ABORT_REASONS.index("no_response")] += lost
+        aborted = "timeout" if reason == "timeout" else "no_response"
+        dead[layout.aborted + ABORT_REASONS.index(aborted)] += lost
         dead[layout.exits + EXIT_REASONS.index(reason)] += 1.0
         if reason == "timeout":
             route = int(cells[start + Gauge.TIMEOUT_ROUTE])

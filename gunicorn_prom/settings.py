@@ -40,7 +40,7 @@ DEFAULT_BUCKETS = (
 )  # fmt: skip
 MAX_BUCKETS = 64
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt]?i?b?)", re.IGNORECASE)
+SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt]?i?b?)", re.IGNORECASE | re.ASCII)
 UNITS = {
     prefix + unit: base**power
     for power, prefix in enumerate(("", "k", "m", "g", "t"))

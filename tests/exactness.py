@@ -34,6 +34,7 @@ KEEP_ALIVE = "--keep-alive=30"
 KNOWN_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 
 CHUNKED = b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+ANNOUNCED = b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n"
 BODY = b"x" * 3000
 
 # Whole answers; as clients send them.

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.exactness import ANSWERED, BODY, FAILED, LEFT
+from tests.exactness import ANNOUNCED, ANSWERED, BODY, FAILED, LEFT
 from tests.traffic import Shot
 
 # What gevent's server does otherwise: it lets an application answer a HEAD with a body and
@@ -36,6 +36,7 @@ OWN = [
         }.items()
     ),
     *(shot for shot in LEFT if shot.path.startswith("/big")),
+    Shot("POST", raw=ANNOUNCED + b"ab", hangs_up="asking"),
 ]
 PYWSGI = [*SHARED, *OWN]
 

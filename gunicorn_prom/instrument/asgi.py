@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
-from gunicorn_prom.instrument.routes import SCOPE, prepare_scope
+from gunicorn_prom.instrument.routes import HOLDER, SCOPE
 from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
 from gunicorn_prom.scoreboard import Gauge
 from gunicorn_prom.slot import Slot
@@ -32,7 +32,10 @@ HEADERS = {
     b"traceparent": "HTTP_TRACEPARENT",
 }
 STATUSES_WITHOUT_BODY = (204, 304)
-SERVER_ERROR = 500
+FORBIDDEN, SERVER_ERROR = 403, 500
+# Into them Gunicorn puts what the network tells it.
+HTTP2_ERRORS = "gunicorn.http2.errors"
+CLOSE = (b"connection", b"close")
 # What both servers put into it.
 SERVER_ERROR_BODY = b"Internal Server Error"
 
@@ -59,6 +62,7 @@ class ASGISeam:
         self._slot = slot
         self._recorder = recorder
         self._server: _Gunicorn | _Uvicorn = _Gunicorn()
+        self._clients_close = False
 
     def install(self, worker: Any, note_departure: Callable[[str], None]) -> None:
         """Wrap the application where `worker` takes it from.
@@ -92,6 +96,10 @@ class ASGISeam:
 
         config.load = load_and_instrument
 
+    def have_clients_close(self) -> None:
+        """Have the next answer on each connection tell the client to close it."""
+        self._clients_close = True
+
     def wrap(self, app: App) -> App:
         """Return an application that does what `app` does, and counts it."""
         begin, finish, settle = self._recorder.begin, self._finish, self._settle
@@ -110,7 +118,7 @@ class ASGISeam:
                 server = stream = _Stream(receive, send)
                 receive, send, is_closing = stream.receive, stream.send, stream.is_closing
             if has_routes:
-                prepare_scope(scope)
+                scope[HOLDER] = {}
             is_lost = server.is_lost
             status = body_bytes = 0
             is_over = False
@@ -123,13 +131,16 @@ class ASGISeam:
                 if kind == "http.response.body" and status and not is_over:
                     was_closing = is_closing()
                     await send(message)
-                    body = message.get("body")
-                    if body:
-                        body_bytes += len(body)
-                    if not (message.get("more_body") or was_closing or is_lost(receive)):
-                        is_over = True
-                        finish(request, method, scope, status, body_bytes)
+                    if not (was_closing or is_lost(receive)):
+                        body = message.get("body")
+                        if body:
+                            body_bytes += len(body)
+                        if not message.get("more_body"):
+                            is_over = True
+                            finish(request, method, scope, status, body_bytes)
                 else:
+                    if self._clients_close and kind == "http.response.start":
+                        message = _closing(message, scope)
                     await send(message)
                     if kind == "http.response.start" and not status and not is_closing():
                         status = message["status"]
@@ -184,16 +195,20 @@ class ASGISeam:
             if answer:
                 body_bytes = 0 if known.status else len(SERVER_ERROR_BODY)
                 self._finish(known.request, known.method, known.scope, answer, body_bytes)
-                if isinstance(error, Exception):
-                    endpoint = self._recorder.endpoint(_environ(known.scope))
-                    labels = (method_label(known.method), endpoint, type(error).__name__)
-                    self._slot.count(ERROR_HANDLING, labels)
+                self._count_answered(known, error)
                 return
             self._break_off(known, sent)
             reason = "error" if sent else "no_response"
             self._slot.count_aborted("timeout" if self.aborting else reason)
         except Exception as failure:
             self._slot.report("request", failure)
+
+    def _count_answered(self, known: "_Unfinished", error: BaseException | None) -> None:
+        """Count an exception of the application to which the server has given the answer."""
+        if isinstance(error, Exception):
+            endpoint = self._recorder.endpoint(_environ(known.scope))
+            labels = (method_label(known.method), endpoint, type(error).__name__)
+            self._slot.count(ERROR_HANDLING, labels)
 
     def _break_off(self, known: "_Unfinished", status: int) -> None:
         """Count a request whose response did not come, status 0, or not to its end."""
@@ -208,21 +223,34 @@ class ASGISeam:
             self._slot.count_failed_request(method_label(method), error, endpoint)
 
     async def _serve_websocket(self, app: App, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Count a WebSocket when it is accepted, and as open until either side closes it."""
+        """Count a WebSocket when it is accepted, and as open until either side closes it.
+
+        One that is refused is a request, with the status that the client saw.
+        """
         cells = self._slot.cells
         accepted = self._slot.counters + self._slot.layout.websockets
         open_now = self._slot.gauges + Gauge.WEBSOCKETS
-        is_open = False
+        if self._recorder.find_route is not None:
+            scope[HOLDER] = {}
+        is_open, is_handshake, status, body_bytes = False, True, 0, 0
+        request = self._recorder.begin("GET", scope["path"])
 
         async def counted_send(message: Message) -> None:
-            nonlocal is_open
+            nonlocal is_open, is_handshake, status, body_bytes
             await send(message)
-            if message["type"] == "websocket.accept":
-                is_open = True
+            kind = message["type"]
+            if kind == "websocket.accept":
+                self._recorder.end(request)
+                is_open, is_handshake = True, False
                 cells[accepted] += 1.0
                 cells[open_now] += 1.0
-            elif message["type"] == "websocket.close":
+            elif kind == "websocket.close":
+                status = FORBIDDEN
                 close()
+            elif kind == "websocket.http.response.start":
+                status = message["status"]
+            elif kind == "websocket.http.response.body":
+                body_bytes += len(message.get("body", b""))
 
         def close() -> None:
             nonlocal is_open
@@ -232,8 +260,32 @@ class ASGISeam:
 
         try:
             return await app(scope, receive, counted_send)
+        except BaseException as error:
+            self._count_exception("GET", scope, error)
+            raise
         finally:
             close()
+            if is_handshake:
+                transport = getattr(getattr(receive, "__self__", None), "transport", None)
+                is_closing = transport is not None and transport.is_closing()
+                known = _Unfinished(request, "GET", scope, status, body_bytes, is_closing)
+                self._settle_handshake(known, sys.exception())
+
+    def _settle_handshake(self, known: "_Unfinished", error: BaseException | None) -> None:
+        """Count a handshake that has not become a WebSocket."""
+        status, body_bytes = known.status, known.body_bytes
+        try:
+            if known.is_closing and not status:
+                self._break_off(known, 0)
+                self._slot.count_aborted("client_disconnect")
+                return
+            if not status:
+                status, body_bytes = SERVER_ERROR, len(SERVER_ERROR_BODY)
+                self._count_answered(known, error)
+        except Exception as failure:
+            self._slot.report("request", failure)
+            return
+        self._finish(known.request, known.method, known.scope, status, body_bytes)
 
     def _count_refusals(self, protocol: type, name: str) -> None:
         """Count what the server refuses by itself: where it can read no request.
@@ -337,12 +389,12 @@ class _Stream:
         """Send, and note when the client has gone.
 
         Raises:
-            OSError: it has.
+            Exception: it has.
         """
         try:
             await self._send(message)
-        except OSError:
-            self._is_gone = True
+        except Exception as error:
+            self._is_gone |= isinstance(error, OSError) or type(error).__module__ == HTTP2_ERRORS
             raise
 
     def is_closing(self) -> bool:
@@ -363,6 +415,13 @@ class _Stream:
         if error is None:
             return status or SERVER_ERROR
         return SERVER_ERROR if isinstance(error, Exception) else 0
+
+
+def _closing(message: Message, scope: Scope) -> Message:
+    """Return the head of a response as it tells the client to close the connection."""
+    if scope["http_version"] == "2":
+        return message
+    return {**message, "headers": [*message.get("headers", ()), CLOSE]}
 
 
 def _environ(scope: Scope) -> dict[str, Any]:

@@ -14,7 +14,8 @@ NUMBER = re.compile(r"(?:t=)?(\d{1,20}(?:\.\d{1,9})?)", re.ASCII)
 
 # Source: W3C Trace Context, section 3.2.
 TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?",
+    # Only versions to come have more behind it.
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?",
     re.ASCII,
 )
 SAMPLED = 1
@@ -58,7 +59,8 @@ def queue_start(header: str, now: float) -> float:
 
 def sampled_trace_id(traceparent: str) -> str:
     """Return the 32 digits of the trace when it is sampled, else ""."""
-    match = TRACEPARENT.fullmatch(traceparent)
+    # Cheaper than to look at the rest of most that are not sampled.
+    match = TRACEPARENT.fullmatch(traceparent) if traceparent[-2:] != "00" else None
     if match is None or not int(match[2], 16) & SAMPLED:
         return ""
     return match[1]

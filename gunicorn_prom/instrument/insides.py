@@ -5,9 +5,13 @@ of worker is built inside. What is not found there is not told.
 
 Every worker but uvicorn's goes when it is not `alive` any more. But those of gevent and
 asyncio look at that once a second, in which a busy one takes on thousands of requests. A
-worker that leaves because it has grown too large must not: gevent's stops to accept at once,
-and asyncio's pause is cut short. Those of eventlet and tornado are left alone: they drop
-requests when they go (Gunicorn 25.3 and 27), and would do so more often.
+worker that leaves because it has grown too large must not, so it stops to accept at once.
+Those of eventlet and tornado are left alone: they drop requests when they go (Gunicorn 25.3
+and 27), and would do so more often.
+
+A connection that is kept alive must not be closed when its client has just sent the next
+request. So where the server does not see to that itself, its clients are told to close, and
+it ends when they have, or when it would have closed the connection anyway.
 """
 
 import sys
@@ -19,8 +23,10 @@ from typing import Any, NamedTuple
 
 __all__ = ["Insides", "end", "look_inside"]
 
-# For how long uvicorn goes on after it has stopped to accept.
+# Until a worker has looked whether the connections are closed for which it waits.
 SHORT_PAUSE_S = 0.1
+# For how long it waits at the most.
+LONGEST_LINGER_S = 5.0
 
 Act = Callable[[], Any]
 Count = Callable[[], int]
@@ -30,7 +36,8 @@ class Insides(NamedTuple):
     """The grip on one worker, in that worker.
 
     Attributes:
-        leave: has it finish what it has and go; called while it serves a request.
+        leave: has it finish what it has and go; called while it serves a request, when
+            its clients have been told to close wherever a seam can do that.
         connections: counts those that are open; None where nobody knows.
     """
 
@@ -38,17 +45,18 @@ class Insides(NamedTuple):
     connections: Count | None = None
 
 
-def look_inside(worker: Any, publish: Act) -> Insides:
+def look_inside(worker: Any, publish: Act, websockets: Count) -> Insides:
     """Return the grip on `worker`; call it right before it begins to serve.
 
     Args:
         publish: shows the number of connections. Called about once a second by those
             workers that do not notify the master as often.
+        websockets: counts those that are open.
     """
     for base in type(worker).__mro__:
         look = _BY_MODULE.get(base.__module__)
         if look is not None:
-            return look(worker, sys.modules[base.__module__], publish)
+            return look(worker, sys.modules[base.__module__], publish, websockets)
     return Insides(partial(end, worker))
 
 
@@ -57,24 +65,21 @@ def end(worker: Any) -> None:
     worker.alive = False
 
 
-def _gthread(worker: Any, module: ModuleType, publish: Act) -> Insides:
+def _gthread(worker: Any, module: ModuleType, publish: Act, websockets: Count) -> Insides:
     return Insides(partial(end, worker), lambda: worker.nr_conns)
 
 
-def _asgi(worker: Any, module: ModuleType, publish: Act) -> Insides:
-    asyncio = sys.modules["asyncio"]
-    serve = type(worker)._serve.__code__
-
+def _asgi(worker: Any, module: ModuleType, publish: Act, websockets: Count) -> Insides:
     def leave() -> None:
-        end(worker)
-        for task in asyncio.all_tasks(worker.loop):
-            if getattr(task.get_coro(), "cr_code", None) is serve:
-                task.cancel()  # it takes that for the end of its pause
+        for server in worker.servers:
+            server.close()
+        linger_s = min(worker.cfg.keepalive, LONGEST_LINGER_S)
+        _end_later(worker.loop, linger_s, lambda: worker.nr_conns, partial(end, worker))
 
     return Insides(leave, lambda: worker.nr_conns)
 
 
-def _gevent(worker: Any, module: Any, publish: Act) -> Insides:
+def _gevent(worker: Any, module: Any, publish: Act, websockets: Count) -> Insides:
     servers: list[Any] = []
     vars(module)["StreamServer"] = _noting(module.StreamServer, servers)
     if worker.server_class is not None:  # gevent_pywsgi
@@ -88,11 +93,12 @@ def _gevent(worker: Any, module: Any, publish: Act) -> Insides:
     return Insides(partial(module.gevent.spawn, stop), lambda: sum(len(s.pool) for s in servers))
 
 
-def _tornado(worker: Any, module: ModuleType, publish: Act) -> Insides:
-    return Insides(partial(end, worker), lambda: len(worker.server._connections))
+def _tornado(worker: Any, module: ModuleType, publish: Act, websockets: Count) -> Insides:
+    # A connection that has become a WebSocket is the server's no more.
+    return Insides(partial(end, worker), lambda: len(worker.server._connections) + websockets())
 
 
-def _uvicorn(worker: Any, module: Any, publish: Act) -> Insides:
+def _uvicorn(worker: Any, module: Any, publish: Act, websockets: Count) -> Insides:
     servers: list[Any] = []
 
     class Server(module.Server):  # type: ignore[misc]  # it is known only here
@@ -103,18 +109,35 @@ def _uvicorn(worker: Any, module: Any, publish: Act) -> Insides:
             should_exit: bool = await super().on_tick(counter)
             return should_exit
 
+    def connections() -> int:
+        return sum(len(server.server_state.connections) for server in servers)
+
     def exit_all() -> None:
         for server in servers:
             server.should_exit = True
 
     def leave() -> None:
-        # It closes connections whose request it has not read yet.
         for listening in chain.from_iterable(server.servers for server in servers):
             listening.close()
-        sys.modules["asyncio"].get_running_loop().call_later(SHORT_PAUSE_S, exit_all)
+        loop = sys.modules["asyncio"].get_running_loop()
+        linger_s = min(worker.config.timeout_keep_alive, LONGEST_LINGER_S)
+        _end_later(loop, linger_s, connections, exit_all)
 
     vars(module)["Server"] = _noting(Server, servers)
-    return Insides(leave, lambda: sum(len(s.server_state.connections) for s in servers))
+    return Insides(leave, connections)
+
+
+def _end_later(loop: Any, linger_s: float, connections: Count, end: Act) -> None:
+    """Call `end` when there are no connections any more, after `linger_s` at the latest."""
+    deadline = loop.time() + linger_s
+
+    def look() -> None:
+        if connections() and loop.time() < deadline:
+            loop.call_later(SHORT_PAUSE_S, look)
+        else:
+            end()
+
+    loop.call_later(SHORT_PAUSE_S, look)
 
 
 def _noting(make: Callable[..., Any], made: list[Any]) -> Callable[..., Any]:
@@ -128,7 +151,7 @@ def _noting(make: Callable[..., Any], made: list[Any]) -> Callable[..., Any]:
     return make_and_note
 
 
-_BY_MODULE: dict[str, Callable[[Any, Any, Act], Insides]] = {
+_BY_MODULE: dict[str, Callable[[Any, Any, Act, Count], Insides]] = {
     "gunicorn.workers.gthread": _gthread,
     "gunicorn.workers.ggevent": _gevent,
     "gunicorn.workers.gtornado": _tornado,

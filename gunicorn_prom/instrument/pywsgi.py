@@ -6,8 +6,11 @@ application would know none of it, for the server answers exceptions, and leaves
 without an answer, behind its back.
 """
 
+import socket
+from contextlib import suppress
 from typing import Any
 
+import gevent
 from gevent import pywsgi
 
 from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
@@ -17,6 +20,8 @@ from gunicorn_prom.slot import Slot
 
 __all__ = ["PyWSGISeam"]
 
+# For how long a connection without a request stays open when the worker goes.
+LINGER_S = 2.0
 # gevent answers a request line that is too long without an exception; Gunicorn's name for it.
 TOO_LONG = "LimitRequestLine"
 
@@ -29,18 +34,42 @@ class PyWSGISeam:
 
     Attributes:
         aborting: the worker was told that it timed out.
+        clients_close: each answer tells its client to close the connection.
     """
 
     def __init__(self, slot: Slot, recorder: Recorder) -> None:
         self.aborting = False
         self._slot = slot
         self._recorder = recorder
+        self._handlers: set[_Handler] = set()
+        self.clients_close = False
 
     def install(self, worker: Any) -> None:
         """Have the server of `worker` make handlers that count."""
         names = {"gunicorn_prom_seam": self}
         handler_class = worker.wsgi_handler
         worker.wsgi_handler = type(handler_class.__name__, (_Handler, handler_class), names)
+
+    def have_clients_close(self) -> None:
+        """Have every connection closed behind its next answer, or soon if none comes.
+
+        The server never closes those that are kept alive, and waits for them when it stops.
+        """
+        self.clients_close = True
+        gevent.spawn_later(LINGER_S, self._close_idle)
+
+    def _close_idle(self) -> None:
+        for handler in self._handlers:
+            if not handler.is_serving:
+                handler.hang_up()
+
+    def opened(self, handler: "_Handler") -> None:
+        """Note a connection."""
+        self._handlers.add(handler)
+
+    def closed(self, handler: "_Handler") -> None:
+        """Forget a connection."""
+        self._handlers.discard(handler)
 
     def begin(self, handler: "_Handler") -> InProgress:
         """Begin with the request that `handler` has read."""
@@ -81,13 +110,13 @@ class PyWSGISeam:
     def _settle(self, handler: "_Handler") -> None:
         error, environ = handler.error, handler.environ or {}
         # The server turns the status over when it cannot send.
-        is_gone = handler.code is not None and handler.code < 0
+        is_gone = (handler.code is not None and handler.code < 0) or _is_from_reading(error)
         if isinstance(error, Exception) and not is_gone:
             method, endpoint = method_label(handler.command), self._recorder.endpoint(environ)
             self._slot.count_failed_request(method, error, endpoint)
             if handler.is_servers_answer:
                 self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
-        if not handler.response_length:
+        if not handler.response_length or (is_gone and handler.is_servers_answer):
             self._recorder.end(handler.begun)
             self._slot.count_aborted(self._reason(is_gone, "no_response"))
             return
@@ -112,6 +141,7 @@ class _Handler(pywsgi.WSGIHandler):
         body_bytes: those that were sent of the body.
         is_whole: nothing of the answer is missing.
         is_servers_answer: the server has answered, not the application.
+        is_serving: a request is in progress.
     """
 
     gunicorn_prom_seam: PyWSGISeam
@@ -120,7 +150,18 @@ class _Handler(pywsgi.WSGIHandler):
     sent_code: int | None = None
     body_bytes = 0
     is_whole = False
-    is_servers_answer = False
+    is_servers_answer = is_serving = False
+
+    def handle(self) -> None:
+        self.gunicorn_prom_seam.opened(self)
+        try:
+            super().handle()
+        finally:
+            self.gunicorn_prom_seam.closed(self)
+
+    def hang_up(self) -> None:
+        with suppress(OSError):  # the client has gone already
+            self.socket.shutdown(socket.SHUT_RD)
 
     def handle_one_request(self) -> Any:
         result = super().handle_one_request()
@@ -133,12 +174,13 @@ class _Handler(pywsgi.WSGIHandler):
         self.sent_code = self.code = None
         self.body_bytes = 0
         self.is_whole = self.is_servers_answer = False
+        self.is_serving = True
         self.begun = self.gunicorn_prom_seam.begin(self)
         try:
             super().handle_one_response()
         finally:
             self.gunicorn_prom_seam.settle(self)
-            self.error = None
+            self.is_serving, self.error = False, None
 
     def run_application(self) -> None:
         try:
@@ -156,6 +198,11 @@ class _Handler(pywsgi.WSGIHandler):
         self.sent_code = self.code
         if self.connection_upgraded:
             self.gunicorn_prom_seam.upgraded(self)
+        elif self.gunicorn_prom_seam.clients_close:
+            self.close_connection = True
+            headers: Any = self.response_headers
+            others = [each for each in headers if each[0].lower() != b"connection"]
+            headers[:] = [*others, (b"Connection", b"close")]
 
     def _write(self, data: Any, *args: Any) -> None:
         super()._write(data, *args)  # type: ignore[misc]  # gevent's types leave it out
@@ -169,3 +216,14 @@ class _Handler(pywsgi.WSGIHandler):
     def _handle_client_error(self, ex: Exception) -> Any:
         self.error = ex
         return super()._handle_client_error(ex)  # type: ignore[misc]
+
+
+def _is_from_reading(error: BaseException | None) -> bool:
+    """Tell whether the body of a request ended before its end: the client has gone."""
+    if not isinstance(error, OSError):
+        return False
+    read: Any = vars(pywsgi.Input)["_do_read"]
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code is not read.__code__:
+        traceback = traceback.tb_next
+    return traceback is not None

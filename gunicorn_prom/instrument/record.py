@@ -38,10 +38,6 @@ put_target = struct.Struct(f"{TARGET_BYTES}s").pack_into
 NO_LANE = -1
 NO_POOL = -1.0
 
-# How many rows of routes a worker remembers by what was asked. A row has several of them:
-# one for each status.
-MAX_KNOWN_ROUTES = 4 * ROUTES.cap
-
 # For how long an exemplar stays before the next one takes its place. Nobody scrapes more
 # often, and to write one costs more than all the rest.
 EXEMPLAR_PERIOD_S = 1.0
@@ -49,6 +45,9 @@ EXEMPLAR_PERIOD_S = 1.0
 QUEUE_HEADERS = ("HTTP_X_REQUEST_START", "HTTP_X_QUEUE_START")
 
 Environ = Mapping[str, Any]
+# Where a method and a status are counted: the first cell of their row, and by route that of
+# the route's row. It is remembered for rows of their own only, so tables bound it.
+Row = tuple[int, dict[str, int]]
 # A request that has begun: CLOCK_MONOTONIC seconds, the lane that it has, NO_LANE when all
 # were taken, and the seconds that it waited for a thread, NO_POOL where there is no pool. A
 # tuple without names is made for a tenth of what one with names costs.
@@ -82,8 +81,7 @@ class Recorder:
     def __init__(self, slot: Slot, *, shows_targets: bool = False) -> None:
         self._slot = slot
         # By method, then by status: a look-up each is cheaper than to hash a pair.
-        self._rows: dict[str, dict[int, int]] = {method: {} for method in KNOWN_METHODS}
-        self._route_rows: dict[tuple[Any, str, Any], int] = {}
+        self._rows: dict[str, dict[int, Row]] = {method: {} for method in KNOWN_METHODS}
         # By the cell of method, status and bucket, CLOCK_MONOTONIC seconds.
         self._exemplar_due: dict[int, float] = {}
         self.waits: dict[int, float] = {}
@@ -173,7 +171,7 @@ class Recorder:
         request_size, response_size = (
             slot.counters + place for place in (layout.request_size, layout.response_size)
         )
-        rows, route_rows, exemplar_due = self._rows, self._route_rows, self._exemplar_due
+        rows, exemplar_due = self._rows, self._exemplar_due
 
         def record(
             request: InProgress, method: Any, status: Any, environ: Environ, body: float
@@ -181,9 +179,9 @@ class Recorder:
             elapsed = end(request)
             waited = request[2]
             try:
-                row = rows[method][status]
+                row, route_rows = rows[method][status]
             except KeyError:
-                row = self._find_row(method, status)
+                row, route_rows = self._find_row(method, status)
             bucket = bisect_left(buckets, elapsed)
             counted = row + bucket
             cells[counted] += 1.0
@@ -202,9 +200,9 @@ class Recorder:
                 route = self.find_route(environ)
                 if route:
                     try:
-                        row = route_rows[method, route, status]
+                        row = route_rows[route]
                     except KeyError:
-                        row = self._find_route_row(method, route, status)
+                        row = self._find_route_row(route_rows, method, route, status)
                     at = row + bucket
                     cells[at] += 1.0
                     cells[row + duration_sum] += elapsed
@@ -216,29 +214,29 @@ class Recorder:
                 self._observe_proxy(environ, time.time() - elapsed - max(0.0, waited))
             if "HTTP_TRACEPARENT" in environ:
                 traceparent, ended = environ["HTTP_TRACEPARENT"], request[0] + elapsed
-                # Most that are not sampled end in these two digits.
-                is_due = traceparent[-2:] != "00" and ended >= exemplar_due.get(counted, 0.0)
+                is_due = ended >= exemplar_due.get(counted, 0.0)
                 if is_due and self._keep_exemplar(traceparent, method, status, elapsed, bucket):
                     exemplar_due[counted] = ended + EXEMPLAR_PERIOD_S
 
         return record
 
-    def _find_row(self, method: Any, status: Any) -> int:
+    def _find_row(self, method: Any, status: Any) -> Row:
         slot = self._slot
         row = slot.locate(HTTP, (method_label(method), _status_label(status)))
         is_overflow = row == slot.counters + slot.layout.tables[HTTP.name]
+        found: Row = (row, {})
         if status in STATUSES and method in self._rows and not is_overflow:
-            self._rows[method][status] = row
-        return row
+            self._rows[method][status] = found
+        return found
 
-    def _find_route_row(self, method: Any, route: str, status: Any) -> int:
+    def _find_route_row(self, known: dict[str, int], method: Any, route: str, status: Any) -> int:
         slot = self._slot
         label = _status_label(status)
         status_class = label if label == OTHER else f"{label[0]}xx"
         row = slot.locate(ROUTES, (method_label(method), route, status_class))
         is_overflow = row == slot.counters + slot.layout.tables[ROUTES.name]
-        if not is_overflow and len(self._route_rows) < MAX_KNOWN_ROUTES:
-            self._route_rows[method, route, status] = row
+        if not is_overflow:
+            known[route] = row
         return row
 
     def _observe_proxy(self, environ: Environ, arrived: float) -> None:

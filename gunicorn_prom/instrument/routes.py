@@ -5,7 +5,8 @@ the route which they find for a request. Each has one method for that; it is wra
 a process, and nothing of a framework is imported here.
 
 What is noted stands in the environ of a WSGI application. The scope of an ASGI application
-is often copied on its way, so there it stands in a dict under HOLDER that copies share.
+is often copied on its way, so there it stands in a dict under HOLDER that copies share; who
+hands the scope to the application puts it there.
 """
 
 import functools
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from gunicorn_prom.keys import MAX_LABEL_LENGTH, UNMATCHED
 
-__all__ = ["GIVEN", "SCOPE", "prepare_scope", "watch_routes"]
+__all__ = ["GIVEN", "HOLDER", "SCOPE", "watch_routes"]
 
 # Set by the application itself; wins over what its framework found.
 GIVEN = "gunicorn_prom.route"
@@ -35,11 +36,6 @@ Method = Callable[..., Any]
 Report = Callable[[BaseException], None]
 
 _patching = threading.Lock()
-
-
-def prepare_scope(scope: Place) -> None:
-    """Make the scope of an HTTP request ready for its route, before the application has it."""
-    scope[HOLDER] = {}
 
 
 def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:

@@ -70,6 +70,9 @@ class TornadoSeam:
         if self._knows_routes:
             _watch_matches()
 
+    def have_clients_close(self) -> None:
+        """Do nothing: tornado closes all connections when the worker goes."""
+
     def _watch_server(self, application: Any) -> None:
         server_class: Any = HTTPServer
         start_request = server_class.start_request

@@ -17,6 +17,7 @@ import re
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -68,6 +69,12 @@ class WSGISeam:
         # As attributes of the object they are found at once. Config.__getattr__, by
         # which Gunicorn finds them twice a request, costs more than all of our counting.
         vars(cfg).update(hooks)
+        # So are these. By a class and `super` they cost a third of all of our counting.
+        make_handle = self._make_handle
+        if hasattr(worker, "enqueue_req"):
+            vars(worker)["enqueue_req"] = _make_enqueue(worker.enqueue_req)
+            make_handle = self._make_pool_handle
+        vars(worker)["handle"] = make_handle(worker.handle)
 
     def _make_pre_request(self, log: Any, users: Callable[..., Any]) -> Callable[..., None]:
         begin = self._recorder.begin
@@ -102,6 +109,33 @@ class WSGISeam:
                 users(worker, req, environ, resp)
 
         return post_request
+
+    def _make_handle(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        unanswered, connection_ended = self.unanswered, self.connection_ended
+
+        def settling(*args: Any) -> Any:
+            try:
+                return handle(*args)
+            finally:
+                if unanswered:
+                    connection_ended()
+
+        return settling
+
+    def _make_pool_handle(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        unanswered, connection_ended = self.unanswered, self.connection_ended
+        waits, ident, monotonic = self._recorder.waits, threading.get_ident, time.monotonic
+
+        def settling(conn: Any) -> Any:
+            # Its first request takes it; what none has taken is overwritten.
+            waits[ident()] = monotonic() - conn.gunicorn_prom_queued
+            try:
+                return handle(conn)
+            finally:
+                if unanswered:
+                    connection_ended()
+
+        return settling
 
     def _settle_rarely(self, req: Any, environ: Any, resp: Any) -> None:
         error = sys.exception()
@@ -200,6 +234,17 @@ class WSGISeam:
     def _record(self, req: Any, environ: Any, status: Any, resp: Any) -> None:
         body = resp.sent or _silent_body_bytes(req.method, status, resp)
         self._recorder.record(req.gunicorn_prom, req.method, status, environ, body)
+
+
+def _make_enqueue(enqueue: Callable[..., Any]) -> Callable[..., None]:
+    """Return gthread's `enqueue_req` as it also notes since when a connection waits."""
+    monotonic = time.monotonic
+
+    def enqueue_req(conn: Any) -> None:
+        conn.gunicorn_prom_queued = monotonic()
+        enqueue(conn)
+
+    return enqueue_req
 
 
 class _Unanswered(NamedTuple):

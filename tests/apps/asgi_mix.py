@@ -219,11 +219,13 @@ async def lifespan(scope, receive, send):
 
 
 async def websocket(scope, receive, send):
-    """Say everything twice; at /refuse say nothing."""
+    """Say everything twice; at /refuse say nothing, and at /break fail."""
     await receive()
     if scope["path"] == "/refuse":
         await send({"type": "websocket.close"})
         return
+    if scope["path"] == "/break":
+        raise ValueError("there are no WebSockets here")
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
         if message.get("text") == "bye":

@@ -42,6 +42,12 @@ from tests.support import DEADLINE_S, Server, gunicorn_prom, plain_gunicorn, req
 from tests.traffic import Shot, send, shuffled
 
 WEBSOCKETS = 200
+HANDSHAKE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 FASTAPI = [
     Shot(path="/items/7"),
@@ -146,7 +152,10 @@ class TestMix(Mix):
         assert trace_id in kept.text
 
     def test_200_websockets(self, asked: Traffic) -> None:
-        """WebSockets are counted when accepted and gauged while open, and are no requests."""
+        """WebSockets are counted when accepted and gauged while open, and are no requests.
+
+        Those that are refused, or whose application fails, are requests with an answer.
+        """
         asyncio.run(self._talk(asked))
         metrics = asked.server.wait_for_metrics(
             lambda m: m.total("gunicorn_websocket_connections") == 0, "no WebSocket"
@@ -156,8 +165,10 @@ class TestMix(Mix):
 
     async def _talk(self, asked: Traffic) -> None:
         url = f"ws://127.0.0.1:{asked.server.port}"
-        with pytest.raises(websockets.InvalidStatus):
-            await websockets.connect(f"{url}/refuse", proxy=None)
+        refused = Shot(path="/refuse", headers=HANDSHAKE)
+        failed = Shot(path="/break", headers=HANDSHAKE, raises="ValueError")
+        exchanges = await asyncio.to_thread(asked.send, [refused, failed])
+        assert sorted(exchange.status for exchange in exchanges) == ["403", "500"]
         sockets = await asyncio.gather(
             *(websockets.connect(url, proxy=None) for _ in range(WEBSOCKETS))
         )

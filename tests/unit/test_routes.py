@@ -16,8 +16,8 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from gunicorn_prom.instrument import routes
-from gunicorn_prom.instrument.record import MAX_KNOWN_ROUTES, Recorder
-from gunicorn_prom.instrument.routes import prepare_scope, watch_routes
+from gunicorn_prom.instrument.record import Recorder
+from gunicorn_prom.instrument.routes import HOLDER, watch_routes
 from gunicorn_prom.keys import MAX_LABEL_LENGTH, OTHER, ROUTES, UNMATCHED
 from tests.routed import ASGI, WSGI, Cases
 from tests.support import APPS
@@ -109,7 +109,7 @@ def call_asgi(app: Any, path: str, method: str = "GET", host: str = "test") -> d
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    prepare_scope(scope)
+    scope[HOLDER] = {}
     received = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
     async def receive() -> dict[str, Any]:
@@ -304,13 +304,14 @@ def test_raw_paths_as_routes_are_bounded(tmp_path: Path) -> None:
         slot = start_worker(board, 0, 1)
         recorder = Recorder(slot)
         recorder.find_route = watch_routes(lambda failure: None)
-        for number in range(2 * MAX_KNOWN_ROUTES):
+        for number in range(2 * ROUTES.cap):
             environ = {"gunicorn_prom.route": f"/{number}/" + "x" * 5000}
             recorder.record(recorder.begin("GET", "/"), "GET", 200, environ, 0)
         overflow = slot.cells[slot.counters + slot.layout.overflow[ROUTES.name]]
-        assert overflow == 2 * MAX_KNOWN_ROUTES - ROUTES.cap
-        assert len(recorder._route_rows) == len(slot._known[ROUTES.name]) == ROUTES.cap
-        assert max(len(route) for _, route, _ in recorder._route_rows) == MAX_LABEL_LENGTH
+        assert overflow == ROUTES.cap
+        _, known = recorder._rows["GET"][200]
+        assert len(known) == len(slot._known[ROUTES.name]) == ROUTES.cap
+        assert max(map(len, known)) == MAX_LABEL_LENGTH
         assert len(board.keys.keys(ROUTES)) == ROUTES.cap + 1
         assert board.keys.keys(ROUTES)[0] == (OTHER,) * 3
         assert (tmp_path / "keys").stat().st_size < 2 * ROUTES.cap * MAX_LABEL_LENGTH

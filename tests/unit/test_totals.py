@@ -102,6 +102,20 @@ def test_the_living_have_not_exited(tmp_path: Path) -> None:
         assert aborted(totals, board, "no_response") == 0
 
 
+@pytest.mark.parametrize(
+    ("exit_reason", "reason"), [("timeout", "timeout"), ("oom", "no_response")]
+)
+def test_requests_end_with_their_worker(tmp_path: Path, exit_reason: str, reason: str) -> None:
+    """What a worker worked on when it was killed is aborted; a timeout is told apart."""
+    with opened(tmp_path) as board:
+        worker = start_worker(board, 0, 1)
+        worker.set_gauge(Gauge.FIRST_LANE, 1.0)
+        board.retire_slot(0, exit_reason)
+        totals = Totals(BUCKETS)
+        totals.add(board.read(), is_live=True)
+        assert aborted(totals, board, reason) == 1
+
+
 def test_the_workers_of_a_dead_board_have_exited(tmp_path: Path) -> None:
     """Who is still on a board that nobody holds has gone, nobody knows why, with its requests."""
     with opened(tmp_path) as board:

@@ -36,6 +36,7 @@ def test_a_sampled_trace_is_taken(header: str) -> None:
         f"00-{TRACE}-{SPAN}",
         f"00-{TRACE}-{SPAN}-1",
         f"00-{TRACE}-{SPAN}-01x",
+        f"00-{TRACE}-{SPAN}-01-what-this-version-has-not",
         f" 00-{TRACE}-{SPAN}-01",
         f"00-{TRACE}-{SPAN}-01\n",
         f"00-{TRACE[:-1]}\u0661-{SPAN}-01",
