@@ -15,3 +15,11 @@ pytest.register_assert_rewrite(
     "tests.storms",
     "tests.support",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that nothing is left for one process in the end.
+
+    Those are the tests with a time limit of their own.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)

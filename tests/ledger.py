@@ -24,6 +24,7 @@ from gunicorn_prom.state import servers
 from tests.real_parts import unavailable
 from tests.support import (
     OWN_OPTIONS,
+    POLL_S,
     Metrics,
     Server,
     gunicorn_prom,
@@ -170,7 +171,10 @@ def wait_for_exits(server: Server, wanted: Mapping[str, float], workers: int = 1
 
 
 class Audit:
-    """A thread that scrapes without a pause and balances the books of each scrape.
+    """A thread that scrapes and balances the books of each scrape.
+
+    Args:
+        pause_s: between two scrapes. Without one they keep a core from the others.
 
     Attributes:
         scrapes: how many there were.
@@ -179,8 +183,9 @@ class Audit:
         lost: the scrapes that got no answer.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, pause_s: float = POLL_S) -> None:
         self._server = server
+        self._pause_s = pause_s
         self.scrapes = 0
         self.last: Metrics | None = None
         self.faults: list[str] = []
@@ -204,7 +209,7 @@ class Audit:
         assert self.scrapes > 1
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.wait(self._pause_s):
             try:
                 self._look_at(self._server.scrape())
             except AssertionError as error:
@@ -221,9 +226,9 @@ class Audit:
                 f"{exits(metrics)}, {workers}"
             )
         found = {
-            f"{sample.name} {sample.labels}": sample.value
-            for sample in metrics.samples
-            if sample.name in NEVER_FALLING
+            f"{name} {labels}": value
+            for name in NEVER_FALLING
+            for labels, value in metrics.all(name)
         }
         fallen = [name for name, value in self._counted.items() if found.get(name, 0.0) < value]
         for name in fallen:

@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 ROOT = Path(__file__).parent.parent
 APPS = ROOT / "tests" / "apps"
@@ -21,6 +23,8 @@ APPS = ROOT / "tests" / "apps"
 GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 DEADLINE_S = 30.0
 POLL_S = 0.02
+# What takes long is asked for less often: each look is work for both sides.
+LONGEST_POLL_S = 0.1
 
 Labels = dict[str, str]
 
@@ -28,13 +32,15 @@ Labels = dict[str, str]
 def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """Return the first true value of `condition`; fail when there is none in time."""
     end = time.monotonic() + deadline_s
+    pause_s = POLL_S
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
             raise AssertionError(f"waited {deadline_s} s in vain for {what}")
-        time.sleep(POLL_S)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, LONGEST_POLL_S)
 
 
 def free_port() -> int:
@@ -133,18 +139,31 @@ def request(
         connection.close()
 
 
+def read_samples(text: str) -> list[Sample]:
+    """Return the samples of an exposition, or of a part of one, in the text format."""
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
 class Metrics:
     """One scrape, by sample."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.samples = [
-            sample for family in text_string_to_metric_families(text) for sample in family.samples
-        ]
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Every sample of every family."""
+        return read_samples(self.text)
 
     def all(self, name: str) -> list[tuple[Labels, float]]:
-        """Return every sample of that name."""
-        return [(s.labels, s.value) for s in self.samples if s.name == name]
+        """Return every sample of that name.
+
+        No other line is read: for the client's parser a whole scrape is as much work as
+        it was for the server.
+        """
+        lines = [line for line in self.text.split("\n") if line.startswith(name)]
+        samples = read_samples("\n".join(lines) + "\n")
+        return [(s.labels, s.value) for s in samples if s.name == name]
 
     def total(self, name: str, **labels: str) -> float:
         """Return the sum of the samples of that name which have the labels, 0 for none."""
@@ -377,7 +396,7 @@ def run_to_end(
 
 
 class Scraper:
-    """A thread that scrapes without a pause while a block runs.
+    """A thread that scrapes again and again while a block runs.
 
     Attributes:
         totals: requests counted, by scrape.
@@ -406,7 +425,7 @@ class Scraper:
         assert self.totals == sorted(self.totals)
 
     def _scrape(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.wait(POLL_S):
             try:
                 self.totals.append(self._server.scrape().total("gunicorn_http_requests_total"))
             except (OSError, http.client.HTTPException, AssertionError) as error:

@@ -9,16 +9,22 @@ from tests.storms import Reloads, Upgrades
 GTHREAD = "--worker-type=gthread --threads=4"
 
 
-@pytest.fixture(params=["sync", "gthread"])
-def worker_type(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["sync-process", "gthread-thread"])
+def pair(request: pytest.FixtureRequest) -> str:
+    """Return a type of workers and a host; the other pairs are in tests/integration."""
+    return request.param
+
+
+@pytest.fixture
+def worker_type(pair: str) -> str:
     """Return how to ask for the types that matter here: with and without threads."""
-    return GTHREAD if request.param == "gthread" else f"--worker-type={request.param}"
+    return GTHREAD if pair.startswith("gthread") else "--worker-type=sync"
 
 
-@pytest.fixture(params=["thread", "process"])
-def host(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def host(pair: str) -> str:
     """Return how to ask for each host of the metrics server."""
-    return f"--metrics-server={request.param}"
+    return f"--metrics-server={pair.partition('-')[2]}"
 
 
 class TestUpgrades(Upgrades):

@@ -30,6 +30,7 @@ from tests.asgi import (
 from tests.exactness import (
     BODY,
     CONNECTIONS,
+    KEEP_ALIVE,
     ROOT,
     assert_exact,
     expected,
@@ -244,7 +245,7 @@ class TestLife:
         (tmp_path / "conf.py").write_text("from gunicorn_prom.hooks import *\n")
         worker_class = own_worker(tmp_path, worker_type)
         loop = ["--asgi-loop=uvloop"] if worker_type == "asgi" else []
-        arguments = ("asgi_mix:app", "-k", worker_class, "-c", "conf.py", *loop)
+        arguments = ("asgi_mix:app", "-k", worker_class, "-c", "conf.py", KEEP_ALIVE, *loop)
         with plain_gunicorn(tmp_path, *arguments) as server:
             shots = shuffled([*ANSWERED, Shot(path="/loop", headers=CLOSE)], 100)
             exchanges = send(server.port, shots, connections=CONNECTIONS)

@@ -17,6 +17,8 @@ from tests.support import APPS, ROOT, Server, run_to_end, wait_for
 
 HAS_EVENTLET_WORKERS = int(gunicorn.__version__.split(".")[0]) < 26
 WSGI_TYPES = ["sync", "gthread", "gevent"]
+# How an application is imported differs in one thing: gevent patches first.
+IMPORTING_TYPES = ["sync", "gevent"]
 PRELOADED_GEVENT = ("--preload", "--worker-type=gevent")
 
 WSGI = """
@@ -52,7 +54,7 @@ def warning(detail: str, hint: str = "") -> Found:
 # GP001.
 
 
-@pytest.mark.parametrize("worker_type", WSGI_TYPES)
+@pytest.mark.parametrize("worker_type", IMPORTING_TYPES)
 def test_an_application_that_fails(tmp_path: Path, worker_type: str) -> None:
     """GP001 says where in the user's own code the import fails, and how; mended it passes."""
     chosen = f"--worker-type={worker_type}"
@@ -153,7 +155,7 @@ def test_an_application_that_is_killed(tmp_path: Path) -> None:
     assert_finds(tmp_path, "GP001", "mine:app", expected=error("SIGKILL ends", "memory"))
 
 
-@pytest.mark.parametrize("worker_type", WSGI_TYPES)
+@pytest.mark.parametrize("worker_type", IMPORTING_TYPES)
 def test_an_application_that_hangs(tmp_path: Path, worker_type: str) -> None:
     """GP001 tells where, after the time that the master would give a worker."""
     write_app(tmp_path, "while True: pass")
@@ -364,7 +366,7 @@ def test_a_directory_for_metrics_that_is_missing(tmp_path: Path) -> None:
     assert_finds(tmp_path, "GP001", "mine:app", environ=variable, expected=expected)
 
 
-@pytest.mark.parametrize("worker_type", WSGI_TYPES)
+@pytest.mark.parametrize("worker_type", IMPORTING_TYPES)
 def test_a_metrics_server_in_each_worker(tmp_path: Path, worker_type: str) -> None:
     """GP014 tells where the application starts it; without, it passes."""
     chosen = f"--worker-type={worker_type}"
@@ -411,7 +413,7 @@ start()
 """
 
 
-@pytest.mark.parametrize("worker_type", WSGI_TYPES)
+@pytest.mark.parametrize("worker_type", IMPORTING_TYPES)
 def test_a_thread_before_the_fork(tmp_path: Path, worker_type: str) -> None:
     """GP026 tells what runs in it; one that starts again in each worker passes."""
     options = ("mine:app", "--preload", f"--worker-type={worker_type}")
@@ -579,7 +581,7 @@ def files_below(directory: Path) -> set[Path]:
     return {*directory.rglob("*"), *Path("/dev/shm").glob(f"gunicorn-prom-app-*/{directory.name}")}
 
 
-@pytest.mark.parametrize("worker_type", WSGI_TYPES)
+@pytest.mark.parametrize("worker_type", IMPORTING_TYPES)
 @pytest.mark.parametrize("what", UNRULY)
 def test_nothing_gets_out(tmp_path: Path, what: str, worker_type: str) -> None:
     """Whatever the application does, the check ends well and leaves no process and no file."""
@@ -594,7 +596,7 @@ def test_nothing_gets_out(tmp_path: Path, what: str, worker_type: str) -> None:
     assert not processes_below(tmp_path)
 
 
-@pytest.mark.parametrize("worker_type", WSGI_TYPES)
+@pytest.mark.parametrize("worker_type", IMPORTING_TYPES)
 @pytest.mark.parametrize("source", ["import os\nos._exit(0)", "while True: pass"])
 def test_nothing_is_left_of_what_fails(tmp_path: Path, source: str, worker_type: str) -> None:
     """An application that exits or hangs leaves as little behind as one that is imported."""

@@ -395,7 +395,7 @@ def test_a_thousand_forks_under_constant_scraping(tmp_path: Path) -> None:
     arguments = (APP, "--workers=25", "--metrics-server=thread")
     with gunicorn_prom(tmp_path, *arguments) as server:
         server.wait_for_workers(25)
-        with Audit(server) as audit:
+        with Audit(server, pause_s=0) as audit:
             for forks in range(50, 1025, 25):
                 server.send_signal(signal.SIGHUP)
                 wait_for(

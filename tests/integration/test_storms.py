@@ -20,15 +20,20 @@ class TestReloads(Reloads):
 class TestUpgrades(Upgrades):
     """See tests/storms.py."""
 
-    @pytest.fixture(params=["sync", "gthread"])
-    def worker_type(self, request: pytest.FixtureRequest) -> str:
-        """Return how to ask for the types that matter here: with and without threads."""
-        return GTHREAD if request.param == "gthread" else f"--worker-type={request.param}"
+    @pytest.fixture(params=["sync-thread", "gthread-process"])
+    def pair(self, request: pytest.FixtureRequest) -> str:
+        """Return a type of workers and a host; the other pairs are in tests/compat."""
+        return request.param
 
-    @pytest.fixture(params=["thread", "process"])
-    def host(self, request: pytest.FixtureRequest) -> str:
+    @pytest.fixture
+    def worker_type(self, pair: str) -> str:
+        """Return how to ask for the types that matter here: with and without threads."""
+        return GTHREAD if pair.startswith("gthread") else "--worker-type=sync"
+
+    @pytest.fixture
+    def host(self, pair: str) -> str:
         """Return how to ask for each host of the metrics server."""
-        return f"--metrics-server={request.param}"
+        return f"--metrics-server={pair.partition('-')[2]}"
 
 
 class TestStorms(Storms):
