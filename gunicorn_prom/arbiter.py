@@ -77,7 +77,7 @@ class PrometheusArbiter(Arbiter):
     _intent = "scale_down"
     _vitals_due = 0.0
     # What was last told of where we listen, and on which board.
-    _published: tuple[float, list[Listener]] | None = None
+    _published: tuple[float, list[Listener], str] | None = None
     # The age of the last worker before a reload that has not shown its first one yet.
     _reload_age: int | None = None
     _failed_places: frozenset[str] = frozenset()
@@ -162,7 +162,7 @@ class PrometheusArbiter(Arbiter):
         # Here, and not when all is ready: others may read the board before that.
         for cell in (Master.START_TIME, Master.RELOAD_TIME):
             self._state.board.set_master(cell, time.time())
-        self._publish_worker_class(cfg)
+        self._publish_settings(cfg)
         try:
             self._app_directory.settle(self._state.path, cfg.uid, cfg.gid)
         except OSError as error:
@@ -224,17 +224,21 @@ class PrometheusArbiter(Arbiter):
             gc.collect()  # what an import leaves behind would be kept for ever
         gc.freeze()
 
-    def _publish_worker_class(self, cfg: Any) -> None:
+    def _publish_settings(self, cfg: Any) -> None:
+        """Tell those settings that are shown beside the workers."""
+        assert self._state is not None
+        board = self._state.board
+        board.set_master(Master.TIMEOUT, cfg.timeout)
+        board.set_master(Master.MAX_WORKER_MEMORY, cfg.max_worker_memory or 0)
         with self._tolerated("keys"):
-            assert self._state is not None
-            row = self._state.board.keys.row(WORKER_CLASSES, (cfg.worker_class_str,))
-            self._state.board.set_master(Master.WORKER_CLASS, row)
+            row = board.keys.row(WORKER_CLASSES, (cfg.worker_class_str,))
+            board.set_master(Master.WORKER_CLASS, row)
 
     def _follow_settings(self) -> None:
         """Do what a reload has changed in our own settings."""
         assert self._state is not None
         board = self._state.board
-        self._publish_worker_class(self.cfg)
+        self._publish_settings(self.cfg)
         board.set_master(Master.RELOAD_TIME, time.time())
         if tuple(self.cfg.metrics_buckets) != board.layout.buckets:
             with self._tolerated("state"):
@@ -253,7 +257,7 @@ class PrometheusArbiter(Arbiter):
         self._state.add_board(self._meta(self.cfg))
         for cell in LASTING_CELLS:
             self._state.board.set_master(cell, last[cell])
-        self._publish_worker_class(self.cfg)
+        self._publish_settings(self.cfg)
         self._beat()
 
     def spawn_worker(self) -> int:
@@ -270,10 +274,12 @@ class PrometheusArbiter(Arbiter):
         """Tell where we listen, when that or our board has changed."""
         with self._tolerated("backlog"):
             if self._state is not None:
-                listening = self._state.board.number, sockets_of(self.LISTENERS, self.cfg)
+                sockets = sockets_of(self.LISTENERS, self.cfg)
+                url = "" if self._exporter is None else self._exporter.url
+                listening = self._state.board.number, sockets, url
                 if listening != self._published:
                     self._published = listening
-                    self._state.publish(listening[1])
+                    self._state.publish(sockets, url)
 
     def manage_workers(self) -> None:
         """Keep the number of workers; behind the first of them the metrics server begins."""

@@ -68,7 +68,7 @@ __all__ = [
     "busy_seconds",
 ]
 
-MAGIC = b"GPROM003"
+MAGIC = b"GPROM004"
 META_OFFSET = len(MAGIC)
 HEADER_BYTES = 4096
 CELL_BYTES = 8
@@ -169,7 +169,9 @@ class Master:
     START_TIME = 7  # Unix seconds
     RELOAD_TIME = 8  # Unix seconds at which the configuration was last read
     READY_UNTIL = 9  # a reload has taken the old workers away, and new ones are to come
-    SERVER_ERRORS = 10  # the metrics server's: one cell for each of ERROR_PLACES
+    TIMEOUT = 10  # seconds after which a silent worker is killed, 0: never
+    MAX_WORKER_MEMORY = 11  # bytes, 0: no limit
+    SERVER_ERRORS = 12  # the metrics server's: one cell for each of ERROR_PLACES
     CELLS = SERVER_ERRORS + len(ERROR_PLACES)
 
 

@@ -3,6 +3,7 @@
     ROOT/gunicorn-prom.PID.TIME/board.NUMBER    the cells
     ROOT/gunicorn-prom.PID.TIME/keys.NUMBER     the labels of that board
     ROOT/gunicorn-prom.PID.TIME/listeners.NUMBER    where the master of that board listens
+    ROOT/gunicorn-prom.PID.TIME/metrics_url.NUMBER  and where its metrics server does
     ROOT/gunicorn-prom.PID.TIME/app             the application's own metrics, or a link
 
 A server keeps its directory through all its generations: the master that replaces
@@ -43,6 +44,7 @@ __all__ = [
     "is_held",
     "load_board",
     "make_root",
+    "metrics_url",
     "servers",
     "unusable",
 ]
@@ -52,6 +54,7 @@ NAME = re.compile(rf"{PREFIX}\.\d+\.\d+")
 BOARD = "board"
 KEYS = "keys"
 LISTENERS = "listeners"
+METRICS_URL = "metrics_url"
 HINT = "choose another with --metrics-state-dir, best on tmpfs (in Kubernetes: an emptyDir)"
 
 # The directory of the server, and a descriptor of a board in it which keeps that held
@@ -153,7 +156,7 @@ class State:
         """Make a board and use it from now on.
 
         Args:
-            meta: see `Board.format`; the board's number and its first slot are found.
+            meta: see `Board.format`; number, first slot and generation are found.
 
         Raises:
             OSError: there is no room, or no directory any more.
@@ -166,7 +169,11 @@ class State:
             descriptors += [os.open(paths[0], flags, 0o600)]
             fcntl.flock(descriptors[0], fcntl.LOCK_EX)
             descriptors += [os.open(paths[1], flags | os.O_APPEND, 0o600)]
-            numbering = {"number": number, "first_slot": self._free_range(meta["slots"])}
+            numbering = {
+                "number": number,
+                "first_slot": self._free_range(meta["slots"]),
+                "generation": self._generation(),
+            }
             Board.format(descriptors[0], {**numbering, **meta})
             board = Board(descriptors[0], descriptors[1])
         except OSError:
@@ -177,6 +184,16 @@ class State:
             raise
         self.boards.append(board)
         return board
+
+    def _generation(self) -> int:
+        """Return the generation of this master, the first one's is 1."""
+        if self.boards:
+            return int(self.board.meta["generation"])
+        others = [0]
+        for number, path in self._others():
+            with suppress(FileNotFoundError, StateError), open_board(path, number) as board:
+                others.append(board.meta["generation"])
+        return max(others) + 1
 
     def _free_range(self, slots: int) -> int:
         """Return the lowest number from which on so many slots are on none of our boards."""
@@ -191,13 +208,17 @@ class State:
         os.set_inheritable(self.board.board_fd, True)
         environ[HANDED_OVER] = f"{self.board.board_fd}:{self.path}"
 
-    def publish(self, listeners: list[Listener]) -> None:
+    def publish(self, listeners: list[Listener], url: str) -> None:
         """Tell who reads the directory where this master listens.
+
+        Args:
+            url: of its metrics, "" where it serves none.
 
         Raises:
             OSError: there is no room, or no directory any more.
         """
         write(self.path / f"{LISTENERS}.{self.board.number:.0f}", listeners)
+        (self.path / f"{METRICS_URL}.{self.board.number:.0f}").write_text(url)
 
     def relatives(self) -> list[Reading]:
         """Return what the boards of other generations tell that somebody still holds."""
@@ -285,6 +306,19 @@ def board_files(directory: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def metrics_url(directory: Path) -> str:
+    """Return the URL of the metrics in the directory of a server, "" where it serves none.
+
+    That of the newest generation which has told one.
+    """
+    for number, path in reversed(board_files(directory)):
+        with suppress(OSError, UnicodeDecodeError):
+            url = path.with_name(f"{METRICS_URL}.{number}").read_text()
+            if url:
+                return url
+    return ""
+
+
 @contextmanager
 def open_board(path: Path, number: int, mode: int = os.O_RDONLY) -> Iterator[Board]:
     """Open a board of another process for the time of a block.
@@ -357,7 +391,8 @@ def _lock(fd: int) -> bool:
 def _remove_board(path: Path, number: float) -> None:
     # The labels last: a board without them could not be read.
     path.unlink(missing_ok=True)
-    path.with_name(f"{LISTENERS}.{number:.0f}").unlink(missing_ok=True)
+    for name in (LISTENERS, METRICS_URL):
+        path.with_name(f"{name}.{number:.0f}").unlink(missing_ok=True)
     path.with_name(f"{KEYS}.{number:.0f}").unlink(missing_ok=True)
 
 

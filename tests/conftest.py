@@ -7,6 +7,7 @@ pytest.register_assert_rewrite(
     "tests.autopsies",
     "tests.backlogs",
     "tests.exactness",
+    "tests.fleet",
     "tests.ledger",
     "tests.load",
     "tests.passthrough",

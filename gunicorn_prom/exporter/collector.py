@@ -49,7 +49,7 @@ from gunicorn_prom.scoreboard import (
 from gunicorn_prom.scoreboard import Exemplar as ExemplarCell
 from gunicorn_prom.totals import rebin, rows
 
-__all__ = ["LabelledCollector", "Reads", "ServerCollector"]
+__all__ = ["LAYOUT", "LabelledCollector", "Reads", "ServerCollector", "target"]
 
 # How often the queues of the listeners are looked at: at rest no more often than the
 # metrics server wakes up anyway.
@@ -92,7 +92,7 @@ class ServerCollector:
         self._processes = Processes()
         self._backlog = Backlog()
         self._pid_namespace = pid_namespace()
-        self._reported: set[str] = set()
+        self.reported: set[str] = set()
         # What is counted here where there is no board of ours to count it on.
         self._own_errors = dict.fromkeys(ERROR_PLACES, 0)
         self._app_directory: Path | None = None
@@ -100,7 +100,7 @@ class ServerCollector:
         # By worker: age and busy seconds last shown. What a busy worker shows is
         # counted up to now, a hair more than it may add in the end.
         self._busy_shown: dict[str, tuple[float, float]] = {}
-        reader.report = partial(self._report, "state")
+        reader.report = partial(self.report, "state")
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families as they stand now; none when no server is there."""
@@ -113,7 +113,7 @@ class ServerCollector:
             try:
                 families = list(part(server))
             except Exception as error:
-                self._report("collector", error)
+                self.report("collector", error)
             else:
                 yield from families
         yield from self._socket_backlog()
@@ -129,21 +129,25 @@ class ServerCollector:
         try:
             return self._backlog.look()
         except Exception as error:
-            self._report("backlog", error)
+            self.report("backlog", error)
             return {}
 
-    def _socket_backlog(self) -> Iterator[Metric]:
-        waiting, limit = _gauge(metrics.SOCKET_BACKLOG), _gauge(metrics.SOCKET_BACKLOG_LIMIT)
-        peak = _gauge(metrics.SOCKET_BACKLOG_PEAK)
+    def listeners(self) -> list[tuple[str, Queue, int]]:
+        """Return address, queue and peak of each listener whose queue can be seen from here."""
         try:
             self._backlog.refresh(self._reader.directory)
         except Exception as error:
-            self._report("backlog", error)
-        for label, queue in self._queues().items():
+            self.report("backlog", error)
+        return [(label, q, self._backlog.peak(label)) for label, q in self._queues().items()]
+
+    def _socket_backlog(self) -> Iterator[Metric]:
+        waiting, limit = _gauge(metrics.SOCKET_BACKLOG), _gauge(metrics.SOCKET_BACKLOG_LIMIT)
+        peaks = _gauge(metrics.SOCKET_BACKLOG_PEAK)
+        for label, queue, peak in self.listeners():
             waiting.add_metric((label,), queue.waiting)
             limit.add_metric((label,), queue.limit)
-            peak.add_metric((label,), self._backlog.peak(label))
-        yield from (waiting, limit, peak)
+            peaks.add_metric((label,), peak)
+        yield from (waiting, limit, peaks)
 
     def _app_metrics(self) -> list[Metric]:
         try:
@@ -153,7 +157,7 @@ class ServerCollector:
                 self._app_reader = AppReader(directory, reserved_names(), self._warn)
             return list(self._app_reader.collect()) if self._app_reader else []
         except Exception as error:
-            self._report("app_metrics", error)
+            self.report("app_metrics", error)
             return []
 
     def _warn(self, message: str) -> None:
@@ -224,9 +228,7 @@ class ServerCollector:
         names = [OVERFLOW_FAMILIES[table.name] for table in keys.TABLES]
         counts = [server.totals.fixed[LAYOUT.overflow[table.name]] for table in keys.TABLES]
         yield _fixed(metrics.SERIES_OVERFLOW, names, counts)
-        yield _single(
-            metrics.WORKERS_TARGET, sum(_target(m.reading.master) for m in server.masters)
-        )
+        yield _single(metrics.WORKERS_TARGET, sum(target(m.reading.master) for m in server.masters))
         if not server.masters:
             return
         board, newest = server.masters[-1]
@@ -318,7 +320,7 @@ class ServerCollector:
         workers = [worker for worker in server.workers if worker.slot.gauges[Gauge.PID]]
         pairs = [
             (worker.worker_id, fact)
-            for worker, fact in zip(workers, self._facts(workers), strict=True)
+            for worker, fact in zip(workers, self.facts(workers, self._processes), strict=True)
             if fact is not None
         ]
         for family, attribute in (
@@ -338,18 +340,21 @@ class ServerCollector:
             yield metric
         yield _context_switches(pairs)
 
-    def _facts(self, workers: list[Worker]) -> list[ProcessFacts | None]:
+    def facts(self, workers: list[Worker], processes: Processes) -> list[ProcessFacts | None]:
         """Return what is known of the process of each, None for one that is gone.
 
         A pid of another namespace would be somebody else's here. Of such a worker
         there is what its master has written.
+
+        Args:
+            processes: each who asks has its own, for a percentage is counted from the last time.
         """
         visible = [w for w in workers if w.board.meta["pid_namespace"] == self._pid_namespace]
         asked = [(int(w.slot.gauges[Gauge.PID]), w.slot.gauges[Gauge.START_TIME]) for w in visible]
         try:
-            found = dict(zip(map(id, visible), self._processes.read(asked), strict=True))
+            found = dict(zip(map(id, visible), processes.read(asked), strict=True))
         except Exception as error:
-            self._report("processes", error)
+            self.report("processes", error)
             found = {}
         return [found[id(w)] if id(w) in found else _told_by_master(w.slot) for w in workers]
 
@@ -360,9 +365,10 @@ class ServerCollector:
         ]
         return _fixed(metrics.ERRORS, ERROR_PLACES, counts)
 
-    def _report(self, place: str, error: Exception) -> None:
-        if place not in self._reported:
-            self._reported.add(place)
+    def report(self, place: str, error: Exception) -> None:
+        """Count a failure in one of ERROR_PLACES, and log the first of each."""
+        if place not in self.reported:
+            self.reported.add(place)
             self._log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
         self.count_error(place)
 
@@ -399,7 +405,8 @@ class LabelledCollector:
         yield from families.values()
 
 
-def _target(master: list[float]) -> float:
+def target(master: list[float]) -> float:
+    """Return how many workers a master means to keep, by the cells of `Master`."""
     return 0.0 if master[Master.STOPPING] else master[Master.TARGET]
 
 

@@ -1,5 +1,6 @@
 """What the metrics server answers under which path."""
 
+import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from gunicorn_prom.exporter.collector import LabelledCollector, Reads, ServerCollector
 from gunicorn_prom.exporter.health import liveness_problem, readiness_problem
 from gunicorn_prom.exporter.message import Answer, Request, refusal
+from gunicorn_prom.exporter.status import Status
 from gunicorn_prom.metrics import WEBSOCKETS, WEBSOCKETS_TOTAL
 from gunicorn_prom.reader import ServerReading
 
@@ -22,6 +24,12 @@ __all__ = ["Endpoint"]
 # Level 9 takes five times as long and saves a tenth of the bytes.
 GZIP_LEVEL = 1
 GZIP_FORMAT = 16 + zlib.MAX_WBITS
+
+UNCACHED_JSON = {
+    "Content-Type": "application/json",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class Endpoint:
@@ -38,6 +46,10 @@ class Endpoint:
         self._path = path
         servers = {name: ServerCollector(reader, log) for name, reader in readers.items()}
         self._servers = servers
+        self._statuses = {
+            name: Status(name, reader, servers[name], tuple(readers))
+            for name, reader in readers.items()
+        }
         collector = servers.get("") or LabelledCollector(servers)
         self._collectors = (collector, PlatformCollector(registry=None))
 
@@ -51,6 +63,8 @@ class Endpoint:
 
         Returns after how many seconds it wants to be called again.
         """
+        for status in self._statuses.values():
+            status.watch()
         return min(server.watch() for server in self._servers.values())
 
     def respond(self, request: Request) -> Answer:
@@ -59,11 +73,29 @@ class Endpoint:
             if not self._is_anything_there():
                 return Answer(503, b"no server to show, the log says why\n")
             return self._metrics(parse_qs(request.query).get("name[]", []), request.headers)
+        if request.path in ("/", "/status.json"):
+            return self._status(request)
         if request.path == "/-/healthy":
             return self._health(liveness_problem, "healthy")
         if request.path == "/-/ready":
             return self._health(readiness_problem, "ready")
         return refusal(404)
+
+    def _status(self, request: Request) -> Answer:
+        """Answer with the state of the server that is asked for, by default the first."""
+        query = parse_qs(request.query)
+        names = query.get("server", [])
+        status = self._statuses.get(names[0] if names else next(iter(self._statuses)))
+        if status is None:
+            return Answer(404, b"no server of that name\n")
+        if request.path == "/status.json":
+            return Answer(200, f"{json.dumps(status.document())}\n".encode(), UNCACHED_JSON)
+        # Most masters are never looked at by a person.
+        from gunicorn_prom.exporter.page import answer
+
+        host = request.headers.get("HOST", "")
+        page = answer.show(status.document(), self._path, host, is_fragment="fragment" in query)
+        return _compress(page, request.headers)
 
     def _is_anything_there(self) -> bool:
         # A server that is looked at by its own metrics server is. Of several that are
@@ -88,10 +120,15 @@ class Endpoint:
         is_openmetrics = content_type.startswith("application/openmetrics-text")
         body = encode(_WithoutClash(families) if is_openmetrics else families)
         answer_headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if accepts_gzip(headers.get("ACCEPT-ENCODING", "")):
-            body = zlib.compress(body, GZIP_LEVEL, wbits=GZIP_FORMAT)
-            answer_headers["Content-Encoding"] = "gzip"
-        return Answer(200, body, answer_headers)
+        return _compress(Answer(200, body, answer_headers), headers)
+
+
+def _compress(answer: Answer, headers: dict[str, str]) -> Answer:
+    """Return the answer compressed when the request asks for that."""
+    if not accepts_gzip(headers.get("ACCEPT-ENCODING", "")):
+        return answer
+    body = zlib.compress(answer.body, GZIP_LEVEL, wbits=GZIP_FORMAT)
+    return Answer(answer.status, body, {**answer.headers, "Content-Encoding": "gzip"})
 
 
 class _Families:

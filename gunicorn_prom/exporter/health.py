@@ -1,9 +1,12 @@
 """Whether a server lives and whether it serves, by its scoreboards alone."""
 
+from pathlib import Path
+
+from gunicorn_prom.processes import pid_namespace
 from gunicorn_prom.reader import MasterReading, ServerReading
 from gunicorn_prom.scoreboard import Gauge, Master, State
 
-__all__ = ["HEARTBEAT_LIMIT_S", "liveness_problem", "readiness_problem"]
+__all__ = ["HEARTBEAT_LIMIT_S", "has_died", "liveness_problem", "readiness_problem"]
 
 # Gunicorn's loop turns once a second.
 HEARTBEAT_LIMIT_S = 5.0
@@ -22,7 +25,15 @@ def _stuck(master: MasterReading) -> str:
     age = reading.time - reading.master[Master.HEARTBEAT]
     if age <= HEARTBEAT_LIMIT_S or reading.time <= reading.master[Master.GRACE_UNTIL]:
         return ""
+    if has_died(master):
+        return f"the master (pid {master.board.meta['pid']}) has died, its workers are left"
     return f"the master's loop has not turned for {age:.0f} s"
+
+
+def has_died(master: MasterReading) -> bool:
+    """Tell whether a master is gone whose workers still hold its board; as far as pids are seen."""
+    meta = master.board.meta
+    return meta["pid_namespace"] == pid_namespace() and not Path(f"/proc/{meta['pid']}").exists()
 
 
 def readiness_problem(server: ServerReading) -> str:

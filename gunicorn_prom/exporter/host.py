@@ -91,7 +91,13 @@ class Service(NamedTuple):
 
 
 class ExporterHost:
-    """The metrics server as the master sees it; this one does not run any."""
+    """The metrics server as the master sees it; this one does not run any.
+
+    Attributes:
+        url: of the metrics, once it is bound.
+    """
+
+    url = ""
 
     @staticmethod
     def prepare(
@@ -116,11 +122,14 @@ class ExporterHost:
                 service.web_config, log, lambda: state.board.count_server_error("web_config")
             )
         listener = listener or listen(service.bind)
-        scheme = "http" if door is None else door.scheme
-        log.info("Metrics at %s (%s)", url_of(listener, service.path, scheme), service.where)
-        if service.where == "process":
-            return ProcessHost(listener, service, state, log)
-        return ThreadHost(listener, service, state, log, door)
+        host = (
+            ProcessHost(listener, service, state, log)
+            if service.where == "process"
+            else ThreadHost(listener, service, state, log, door)
+        )
+        host.url = url_of(listener, service.path, "http" if door is None else door.scheme)
+        log.info("Metrics at %s (%s)", host.url, service.where)
+        return host
 
     @staticmethod
     def follow(

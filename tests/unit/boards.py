@@ -38,7 +38,7 @@ def opened(directory: Path) -> Iterator[Board]:
     is_new = not (directory / "board").exists()
     board_fd = os.open(directory / "board", os.O_RDWR | os.O_CREAT)
     if is_new:
-        Board.format(board_fd, {**META, "number": 1, "first_slot": 0})
+        Board.format(board_fd, {**META, "number": 1, "first_slot": 0, "generation": 1})
     board = Board(board_fd, keys_fd)
     try:
         yield board

@@ -89,6 +89,7 @@ def test_another_process_reads_what_was_written(board: Board, tmp_path: Path) ->
             **META,
             "number": 1,
             "first_slot": 0,
+            "generation": 1,
         }
         assert requests_in(reading) == 1
         assert [(w.slot, w.gauges[Gauge.AGE]) for w in reading.workers] == [(1, 7)]

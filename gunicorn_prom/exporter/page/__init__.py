@@ -1,0 +1,1 @@
+"""The status page: what /status.json tells, for a person."""

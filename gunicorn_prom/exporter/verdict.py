@@ -1,0 +1,176 @@
+"""How a server does, in one word with its reason, and which of its workers are stuck."""
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from gunicorn_prom.exporter.collector import LAYOUT, target
+from gunicorn_prom.exporter.health import has_died, liveness_problem, readiness_problem
+from gunicorn_prom.exporter.history import Change, Point
+from gunicorn_prom.reader import ServerReading, Worker
+from gunicorn_prom.scoreboard import BOOT_BOUNDS, EXIT_REASONS, Gauge, Master, State, Vital
+
+__all__ = ["SERVING", "WANTED_EXITS", "Judge", "worker_states"]
+
+# The states of workers that have booted and are not about to go.
+SERVING = ("idle", "busy", "stuck")
+
+# An exit for any other reason is a failure.
+WANTED_EXITS = ("max_requests", "memory", "reload", "scale_down", "shutdown")
+
+# Some workers that only wait show no more often than every half of their timeout that they
+# live, and the master looks once a second.
+STUCK_SHARE, STUCK_MARGIN_S, STUCK_AT_LEAST_S = 0.5, 2.0, 5.0
+# Who wants no timeout has requests that last.
+STUCK_WITHOUT_TIMEOUT_S = 300.0
+# For how long workers may be missing where no timeout says how long a boot may take.
+BOOT_S = 30.0
+MAX_ERROR_SHARE = 0.05
+# Fewer are no share of anything.
+FEWEST_FAILURES = 5
+FULL = 0.9
+# How many of the last samples must say that the server is busy.
+BUSY_SAMPLES = 2
+
+
+def worker_states(server: ServerReading) -> list[str]:
+    """Return of each worker: booting, idle, busy, stuck, quitting or aborting."""
+    masters = {found.board.meta["master"]: found.reading.master for found in server.masters}
+    return [
+        _worker_state(worker, masters.get(worker.board.meta["master"])) for worker in server.workers
+    ]
+
+
+def _worker_state(worker: Worker, master: list[float] | None) -> str:
+    state = int(worker.slot.gauges[Gauge.STATE])
+    if state != State.RUNNING:
+        return State.NAMES[state]
+    if master is not None and _is_stuck(worker, master):
+        return "stuck"
+    return "busy" if worker.slot.in_progress else "idle"
+
+
+def _is_stuck(worker: Worker, master: list[float]) -> bool:
+    heartbeat, timeout_s = worker.slot.vitals[Vital.HEARTBEAT], master[Master.TIMEOUT]
+    if not heartbeat:
+        return False
+    # What a master that does not turn has not seen is not the worker's fault.
+    silent_s = master[Master.HEARTBEAT] - heartbeat
+    if not timeout_s:
+        return silent_s > STUCK_WITHOUT_TIMEOUT_S
+    return silent_s > max(STUCK_AT_LEAST_S, timeout_s * STUCK_SHARE + STUCK_MARGIN_S)
+
+
+class Judge:
+    """Say how one server does, remembering since when workers are missing."""
+
+    def __init__(self) -> None:
+        self._missing_since: float | None = None
+
+    def look(self, server: ServerReading, states: Sequence[str]) -> None:
+        """Note whether workers are missing; called with every sample.
+
+        Args:
+            states: as `worker_states` returns them.
+        """
+        if _serving(states) >= _target(server):
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = time.monotonic()
+
+    def health(
+        self,
+        server: ServerReading,
+        states: Sequence[str],
+        change: Change | None,
+        points: Sequence[Point],
+        backlog: int | None,
+    ) -> dict[str, Any]:
+        """Return the part `health` of the document.
+
+        Args:
+            change: what happened in the last minute, None when no server is there.
+            points: the history, newest last.
+            backlog: connections that wait now.
+        """
+        dead, unready = liveness_problem(server), readiness_problem(server)
+        if all(has_died(found) for found in server.masters):
+            word, reason = "down", dead
+        elif all(found.reading.master[Master.STOPPING] for found in server.masters):
+            word, reason = "stopping", unready
+        elif dead or _are_all_stuck(states):
+            word, reason = "stuck", dead or "every worker is stuck"
+        elif unready and not _has_ever_booted(server):
+            word, reason = "starting", unready
+        elif trouble := unready or next(self._troubles(server, states, change), ""):
+            word, reason = "degraded", trouble
+        elif load := next(_loads(change, points, backlog), ""):
+            word, reason = "busy", load
+        else:
+            word, reason = "healthy", _how_many(server, states)
+        return {"word": word, "reason": reason, "live": not dead, "ready": not unready}
+
+    def _troubles(
+        self, server: ServerReading, states: Sequence[str], change: Change | None
+    ) -> Iterator[str]:
+        stuck = states.count("stuck")
+        if not _serving(states) and _target(server):
+            yield _how_many(server, states)
+        if stuck:
+            yield f"{stuck} of {_workers(_target(server))} stuck"
+        if self._missing_since is not None:
+            missing_s = time.monotonic() - self._missing_since
+            if missing_s > _boot_may_take_s(server):
+                yield f"{_how_many(server, states)} since {missing_s:.0f} s"
+        if change is None:
+            return
+        exits = {
+            reason: int(count)
+            for reason, count in zip(EXIT_REASONS, change.exits, strict=True)
+            if count and reason not in WANTED_EXITS
+        }
+        if exits:
+            reasons = ", ".join(exits)
+            yield f"{_workers(sum(exits.values()))} died in the last minute: {reasons}"
+        if change.failures >= FEWEST_FAILURES and (change.error_share or 0.0) > MAX_ERROR_SHARE:
+            yield f"{change.error_share:.0%} of the requests fail"
+
+
+def _loads(change: Change | None, points: Sequence[Point], backlog: int | None) -> Iterator[str]:
+    last = list(islice(reversed(points), BUSY_SAMPLES))
+    if len(last) < BUSY_SAMPLES:
+        return
+    if change is not None and all((at.saturation or 0.0) >= FULL for at in last):
+        yield f"{last[0].saturation:.0%} of the capacity is in use"
+    if backlog and all(at.backlog for at in last):
+        yield f"{backlog} connections wait to be accepted"
+
+
+def _are_all_stuck(states: Sequence[str]) -> bool:
+    return "stuck" in states and _serving(states) == states.count("stuck")
+
+
+def _has_ever_booted(server: ServerReading) -> bool:
+    return any(server.totals.fixed[LAYOUT.boot_seconds :][: len(BOOT_BOUNDS) + 1])
+
+
+def _boot_may_take_s(server: ServerReading) -> float:
+    return max(found.reading.master[Master.TIMEOUT] for found in server.masters) or BOOT_S
+
+
+def _target(server: ServerReading) -> int:
+    return int(sum(target(found.reading.master) for found in server.masters))
+
+
+def _serving(states: Sequence[str]) -> int:
+    return sum(state in SERVING for state in states)
+
+
+def _how_many(server: ServerReading, states: Sequence[str]) -> str:
+    able = _serving(states) - states.count("stuck")
+    return f"{able} of {_workers(_target(server))} serve{'s' if able == 1 else ''}"
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"
