@@ -137,7 +137,7 @@ _gunicorn_prom_command() {
         '')
             options="--version --install-completion --show-completion -h --help"
             arguments=words
-            words_of_arguments="run check settings metrics export"
+            words_of_arguments="run check settings emit metrics export top"
             ;;
         run)
             options="-h --help $settings"
@@ -219,6 +219,20 @@ _gunicorn_prom_command() {
                     ;;
             esac
             ;;
+        emit)
+            options="-o --output --force --slo -h --help $settings"
+            arguments=words
+            words_of_arguments="dashboard alerts scrape podmonitor keda compose systemd dockerfile"
+            _gunicorn_prom_setting
+            case $option in
+                -o | --output)
+                    kind=directories
+                    ;;
+                --slo)
+                    kind=free
+                    ;;
+            esac
+            ;;
         metrics)
             options="--format -h --help"
             arguments=free
@@ -241,6 +255,31 @@ _gunicorn_prom_command() {
                     kind=free
                     ;;
                 --metrics-web-config)
+                    kind=files
+                    ;;
+            esac
+            ;;
+        top)
+            options="--url --state-dir --server --once --format --interval --sort --filter
+                --user --password-file --ca-file --insecure --cert --key -h --help"
+            arguments=free
+            case $option in
+                --url | --server | --interval | --filter | --user)
+                    kind=free
+                    ;;
+                --state-dir)
+                    kind=directories
+                    ;;
+                --format)
+                    kind=words
+                    proposals="text json"
+                    ;;
+                --sort)
+                    kind=words
+                    proposals="id master pid state active busy rate requests memory rss cpu threads
+                        connections uptime heartbeat oldest"
+                    ;;
+                --password-file | --ca-file | --cert | --key)
                     kind=files
                     ;;
             esac

@@ -1,8 +1,8 @@
 """The command `gunicorn-prom`, and `python -m gunicorn_prom`.
 
 `run` goes straight to the launcher: Typer would double the time to the first
-answer and stay in the memory of the master and of every worker. `check` and
-`settings` take the same options and go straight to their own code. Everything else
+answer and stay in the memory of the master and of every worker. `check`, `settings`
+and `emit` take the same options and go straight to their own code. Everything else
 is Typer's.
 """
 
@@ -42,6 +42,10 @@ def main() -> None:
             from gunicorn_prom.cli.settings import main as settings
 
             settings(arguments[1:])
+        if arguments[:1] == ["emit"]:
+            from gunicorn_prom.cli.emit import main as emit
+
+            emit(arguments[1:])
         from gunicorn_prom.cli.app import main as others
 
         others()

@@ -3,16 +3,24 @@
 `python -m scripts.pictures`, from the project root. The commands really run.
 """
 
+import contextlib
 import fcntl
+import http.client
 import io
+import math
 import os
 import pty
+import shlex
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -39,6 +47,10 @@ COMMANDS = {
     "settings-changed": ("settings", "shop.wsgi:app", "--changed"),
 }
 WIDTHS = (80, 120)
+TOP_HEIGHT = 26
+# Long enough for the curves to have a shape.
+LOAD_S = 150.0
+LOAD_OF_TOP = 12
 
 
 def main() -> None:
@@ -57,6 +69,61 @@ def main() -> None:
                     seen = seen.replace(str(place), shown)
                 picture = draw(seen, arguments, width)
                 (PICTURES / f"{title}-{width}.svg").write_text(picture)
+        draw_top(Path(name, "top"))
+
+
+def draw_top(directory: Path) -> None:
+    """Write the pictures of `top`, of a server that has had work for a while."""
+    # The tests know how to start a server and how to look at a live screen.
+    from tests.support import gunicorn_prom
+    from tests.terminals import terminal
+
+    directory.mkdir()
+    options = ("--workers=6", "--worker-type=gthread", "--threads=2")
+    with gunicorn_prom(directory, "behave:app", *options) as server, load_on(server):
+        time.sleep(LOAD_S)
+        for width in WIDTHS:
+            with terminal(directory / f"top-{width}", width, TOP_HEIGHT) as screen:
+                program = [sys.executable, "-m", "gunicorn_prom", "top", "--sort=busy"]
+                state = f"--state-dir={server.state_directory}"
+                screen.run(shlex.join(["env", f"PYTHONPATH={ROOT}", *program, state]))
+                screen.wait_for("workers 6 of 6")
+                seen = screen.screen(with_colours=True).rstrip()
+                screen.press("q")
+            address = f"127.0.0.1:{server.metrics_port}"
+            seen = seen.replace(address, "127.0.0.1:9464").replace(str(server.port), "8000")
+            (PICTURES / f"top-{width}.svg").write_text(draw(seen, ("top",), width))
+
+
+@contextlib.contextmanager
+def load_on(server: Any) -> Iterator[None]:
+    """Have clients ask a server, now more of them and now fewer, while the block runs."""
+    is_over = threading.Event()
+
+    def ask(number: int) -> None:
+        while not is_over.is_set():
+            wave = (1 + math.sin(time.monotonic() / 12)) / 2 * LOAD_OF_TOP
+            if number > wave:
+                is_over.wait(1.0)
+            else:
+                target = "/500" if time.monotonic() % 20 < 0.2 else f"/sleep/0.0{number % 8 + 1}"
+                give_up(server, target)
+
+    clients = [threading.Thread(target=ask, args=(number,)) for number in range(LOAD_OF_TOP)]
+    for client in clients:
+        client.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for client in clients:
+            client.join()
+
+
+def give_up(server: Any, target: str) -> None:
+    """Ask for something, whatever becomes of it."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        server.get(target)
 
 
 def run_in_terminal(arguments: list[str], directory: Path, width: int) -> str:

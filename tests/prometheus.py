@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,39 @@ from tests.support import free_port, request, wait_for
 
 
 @contextlib.contextmanager
-def running_prometheus(directory: Path, target_port: int, *options: str) -> Iterator[int]:
-    """Run a Prometheus that scrapes one target every second; yield its port."""
-    program = find_program("prometheus", "prometheus")
-    port = free_port()
+def running_prometheus(
+    directory: Path,
+    target_port: int,
+    *options: str,
+    more_ports: Sequence[int] = (),
+    rule_files: Sequence[Path] = (),
+) -> Iterator[int]:
+    """Run a Prometheus that scrapes targets and evaluates rules every second; yield its port."""
     configuration = {
-        "global": {"scrape_interval": "1s"},
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": list(map(str, rule_files)),
         "scrape_configs": [
             {
                 "job_name": "gunicorn",
-                "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}],
+                "static_configs": [
+                    {"targets": [f"127.0.0.1:{port}" for port in (target_port, *more_ports)]}
+                ],
             }
         ],
     }
     (directory / "prometheus.yml").write_text(json.dumps(configuration))
+    with prometheus_on(directory / "prometheus.yml", *options) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def prometheus_on(configuration: Path, *options: str) -> Iterator[int]:
+    """Run a Prometheus on a configuration, beside which it keeps its data; yield its port."""
+    program = find_program("prometheus", "prometheus")
+    port, directory = free_port(), configuration.parent
     command = [
         program,
-        f"--config.file={directory / 'prometheus.yml'}",
+        f"--config.file={configuration}",
         f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
         *options,

@@ -10,11 +10,14 @@ from typer.main import get_command
 from gunicorn_prom.cli import completion
 from gunicorn_prom.cli.check import OPTIONS as CHECK_OPTIONS
 from gunicorn_prom.cli.check import check
+from gunicorn_prom.cli.emit import OPTIONS as EMIT_OPTIONS
+from gunicorn_prom.cli.emit import emit
 from gunicorn_prom.cli.export import export
 from gunicorn_prom.cli.metrics import metrics
 from gunicorn_prom.cli.run import run
 from gunicorn_prom.cli.settings import OPTIONS as SETTINGS_OPTIONS
 from gunicorn_prom.cli.settings import settings
+from gunicorn_prom.cli.top import top
 from gunicorn_prom.errors import UsageError, fail
 
 __all__ = ["app", "main"]
@@ -35,12 +38,18 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
 )
 # These take Gunicorn's options and read the command line themselves.
-for command, own_options in ((run, ()), (check, CHECK_OPTIONS), (settings, SETTINGS_OPTIONS)):
+for command, own_options in (
+    (run, ()),
+    (check, CHECK_OPTIONS),
+    (settings, SETTINGS_OPTIONS),
+    (emit, EMIT_OPTIONS),
+):
     if completion.IS_ASKED:
         completion.add_options(command, own_options)
     app.command(add_help_option=False, context_settings=AS_IT_IS)(command)
 app.command("metrics")(metrics)
 app.command("export")(export)
+app.command("top")(top)
 
 
 def _show_version(wanted: bool) -> None:

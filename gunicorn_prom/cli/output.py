@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from gunicorn_prom.errors import GunicornPromError
 
-__all__ = ["end", "written"]
+__all__ = ["end", "is_unicode_shown", "written"]
 
 
 def end(code: int) -> NoReturn:
@@ -23,6 +23,13 @@ def end(code: int) -> NoReturn:
         sys.exit(code)
     atexit._run_exitfuncs()
     os._exit(code)
+
+
+def is_unicode_shown() -> bool:
+    """Tell whether what reads stdout knows more characters than those of ASCII."""
+    # In the C locale Python writes UTF-8 all the same, and sets LC_CTYPE to say so.
+    locale = os.environ.get("LC_ALL") or os.environ.get("LANG") or ""
+    return "utf" in locale.lower() and "utf" in sys.stdout.encoding.lower()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """How what the checks have found is said: to a person, to a program, to GitHub."""
 
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from gunicorn_prom.checks.declare import Check
 from gunicorn_prom.checks.runner import PROBLEMS, STATUSES, Result
-from gunicorn_prom.cli.output import written
+from gunicorn_prom.cli.output import is_unicode_shown, written
 
 __all__ = ["FORMATS", "explain", "listing", "report"]
 
@@ -101,7 +100,7 @@ def _print(console: Console, text: Text) -> None:
 
 def _described(console: Console, result: Result) -> Text:
     unicode_mark, ascii_mark, style = MARKS[result.status]
-    mark = unicode_mark if _is_unicode_shown() else ascii_mark
+    mark = unicode_mark if is_unicode_shown() else ascii_mark
     head = Text("  ").append(f"{mark} {result.status:<8}", style).append(f" {result.check.id}")
     body = [Text(result.detail or result.check.title)]
     if result.hint:
@@ -117,12 +116,6 @@ def _described(console: Console, result: Result) -> Text:
     if is_wide:
         return head.append("  ").append(Text(f"\n{'':>{len(head)}}").join(lines))
     return Text(f"\n{'':>{NARROW_INDENT}}").join([head, *lines])
-
-
-def _is_unicode_shown() -> bool:
-    # In the C locale Python writes UTF-8 all the same, and sets LC_CTYPE to say so.
-    locale = os.environ.get("LC_ALL") or os.environ.get("LANG") or ""
-    return "utf" in locale.lower() and "utf" in sys.stdout.encoding.lower()
 
 
 def _summary(results: list[Result]) -> str:

@@ -11,9 +11,11 @@ from gunicorn_prom.checks import CHECKS
 from gunicorn_prom.checks.declare import GROUPS
 from gunicorn_prom.cli.help import of_settings
 from gunicorn_prom.cli.options import Declared
+from gunicorn_prom.cli.top_workers import SORT_KEYS
+from gunicorn_prom.fleet import KINDS
 from gunicorn_prom.workers import WORKER_TYPES
 
-__all__ = ["FREE", "Option", "Values", "of_declared", "of_gunicorn", "values_of"]
+__all__ = ["FREE", "Option", "Values", "of_declared", "of_gunicorn", "of_kinds", "values_of"]
 
 
 class Values(NamedTuple):
@@ -80,6 +82,7 @@ VALUES = {
     "dirty_apps": FREE,
     "dogstatsd_tags": FREE,
     "explain": Values("words", CHECK_IDS),
+    "filter_": FREE,
     "forwarded_allow_ips": FREE,
     "forwarder_headers": FREE,
     "group": Values("groups"),
@@ -88,6 +91,7 @@ VALUES = {
     "http_parser": _words("auto", "fast", "python"),
     "http_protocols": _words("h1", "h2", is_list=True),
     "ignore": Values("words", CHECKS_AND_GROUPS, is_list=True),
+    "interval": FREE,
     "live": FREE,
     "logger_class": FREE,
     "loglevel": _words(*glogging.Logger.LOG_LEVELS),
@@ -96,6 +100,7 @@ VALUES = {
     "metrics_buckets": FREE,
     "metrics_path": FREE,
     "metrics_server": _words(*settings.METRICS_SERVERS),
+    "output": DIRECTORIES,
     "only": Values("words", CHECKS_AND_GROUPS, is_list=True),
     "paste": FILES,
     "proc_name": FREE,
@@ -107,13 +112,18 @@ VALUES = {
     "raw_paste_global_conf": FREE,
     "reload_engine": _words(*reloader.reloader_engines),
     "root_path": FREE,
+    "server": FREE,
+    "slo": FREE,
+    "sort": Values("words", {key: column.meaning for key, column in SORT_KEYS.items()}),
     "ssl_version": FREE,
     "statsd_host": FREE,
     "statsd_prefix": FREE,
     "syslog_addr": FREE,
     "syslog_facility": _words(*glogging.SYSLOG_FACILITIES),
     "syslog_prefix": FREE,
+    "url": FREE,
     "user": Values("users"),
+    "username": FREE,
     "uwsgi_allow_ips": FREE,
     "worker_class": _words(*workers.SUPPORTED_WORKERS),
     "worker_type": _words(*WORKER_TYPES),
@@ -147,6 +157,11 @@ def _of_declared(names: tuple[str, ...], keywords: dict[str, Any]) -> Option:
     repeats = keywords.get("action") == "append"
     values = values_of(name, metavar, choices)
     return Option(names, keywords["help"], values, metavar, repeats)
+
+
+def of_kinds() -> Values:
+    """Return what `emit` takes: the kinds of files."""
+    return Values("words", {kind.name: kind.about for kind in KINDS.values()})
 
 
 def of_gunicorn() -> list[Option]:

@@ -8,7 +8,15 @@ from gunicorn import config
 from typer.main import get_command
 
 from gunicorn_prom.cli.app import app
-from gunicorn_prom.cli.values import FREE, Option, Values, of_declared, of_gunicorn, values_of
+from gunicorn_prom.cli.values import (
+    FREE,
+    Option,
+    Values,
+    of_declared,
+    of_gunicorn,
+    of_kinds,
+    values_of,
+)
 
 __all__ = ["ORIGIN", "Command", "commands", "program", "shared"]
 
@@ -24,10 +32,12 @@ ARGUMENTS = {
     "run": MODULES,
     "check": MODULES,
     "settings": SETTINGS,
+    "emit": of_kinds(),
     "metrics": FREE,
     "export": Values("directories"),
+    "top": FREE,
 }
-WITH_GUNICORNS = ("run", "check", "settings")
+WITH_GUNICORNS = ("run", "check", "settings", "emit")
 
 
 class Command(NamedTuple):

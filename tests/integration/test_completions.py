@@ -29,7 +29,7 @@ BASH_FILE = COMPLETIONS / "gunicorn-prom.bash"
 FISH_FILE = COMPLETIONS / "gunicorn-prom.fish"
 BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
 BUILD_TIMEOUT_S = 100.0
-COMMANDS = {"run", "check", "settings", "metrics", "export"}
+COMMANDS = {"run", "check", "settings", "metrics", "export", "top", "emit"}
 
 # What is typed after the program's name, and what stands there after TAB.
 CASES = {

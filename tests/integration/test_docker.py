@@ -23,13 +23,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import walkthrough
 from tests.real_parts import unavailable
-from tests.support import APPS, ROOT, Metrics, wait_for
+from tests.support import APPS, ROOT, Metrics, run_to_end, wait_for
 
 # Making the base image and building may take longer than any one test.
 pytestmark = [pytest.mark.real_parts, pytest.mark.timeout(300)]
-
-DOCKERFILE_BLOCK = re.compile(r"^```dockerfile\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 SUITE = "bookworm"
 ARCHIVE_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -59,6 +58,13 @@ METRICS_PORT = 9464
 USER_ID = "10001"
 IMAGE = "gunicorn-prom"
 BASE_IMAGE = "debian-python"
+# gunicorn-prom of this checkout, where pip finds it as it will find a published one.
+PUBLISHING = f"""\
+FROM {BASE_IMAGE}
+COPY . /src
+RUN python3 -m venv /maker && /maker/bin/pip wheel --no-deps --wheel-dir /wheels /src
+ENV PIP_FIND_LINKS=/wheels
+"""
 
 LOCKED_DOWN = (
     "--read-only",
@@ -266,21 +272,35 @@ def test_options_user_and_addresses_can_be_chosen(
         assert container.get("/parent", 8080) == "1"
 
 
-def test_the_documented_image_of_an_application_works(
-    engine: Engine, image: str, application: Path, tmp_path: Path
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_documentation(
+    engine: Engine, image: str, base_image: str, tmp_path: Path
 ) -> None:
-    """The first Dockerfile of docs/docker.md puts an application and its packages on the image."""
-    documented = DOCKERFILE_BLOCK.search((ROOT / "docs" / "docker.md").read_text())
-    assert documented is not None
-    assert documented[1].startswith(f"FROM {image}\n")
-    (tmp_path / "Dockerfile").write_text(documented[1])
-    (tmp_path / "requirements.txt").write_text("itsdangerous\n")
+    """The image of an application is made, run, asked and stopped as docs/docker.md says."""
+    build_arguments = (f"BASE={base_image}", *(name for name, _ in settings(PROXY_VARIABLES)))
+    of_the_reader = walkthrough.Engine(engine.client, engine.environment, build_arguments)
+    walkthrough.Walkthrough(tmp_path, of_the_reader).follow(ROOT / "docs" / "docker.md")
+
+
+def test_the_emitted_dockerfile_works(engine: Engine, published_image: str, tmp_path: Path) -> None:
+    """It builds, is healthy and scraped where the configuration says, and ends at once with 0."""
     shutil.copytree(APPS, tmp_path, dirs_exist_ok=True)
     (tmp_path / "app.py").write_text("import itsdangerous\nfrom processes import app\n")
-    build(engine, tmp_path, "documented")
-    with running(engine, "documented", None, options=LOCKED_DOWN) as container:
-        container.wait_until_ready()
-        assert container.get("/parent") == "1"
+    (tmp_path / "requirements.txt").write_text("itsdangerous\n")
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\nmetrics_path = '/internal'\n")
+    options = ("app:app", "--worker-type=gthread", "--metrics-bind=:9555", "-b", "localhost:80")
+    done = run_to_end(tmp_path, "dockerfile", *options, "-o", ".", command=["emit"])
+    assert done.returncode == 0, done.stderr
+    build(engine, tmp_path, "emitted", f"BASE={published_image}")
+    checks = ("--health-interval=1s",)
+    with running(engine, "emitted", None, options=(*LOCKED_DOWN, *checks)) as container:
+        container.wait_for_health("healthy")
+        container.wait_until_ready(9555)
+        assert container.get("/parent", 8080) == "1"
+        workers = Metrics(container.get("/internal", 9555)).total("gunicorn_workers")
+        assert workers == 2
+        duration_s, exit_code = container.stop()
+        assert (duration_s < STOP_AT_REST_S, exit_code) == (True, 0), f"after {duration_s:.1f} s"
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +327,17 @@ def image(engine: Engine, base_image: str) -> str:
     """The project's Dockerfile, built with the extra of a worker type."""
     build(engine, ROOT, IMAGE, f"BASE={base_image}", "EXTRAS=gevent")
     return IMAGE
+
+
+@pytest.fixture(scope="module")
+def published_image(
+    engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The base image, on which `pip install gunicorn-prom` brings what is here."""
+    file = tmp_path_factory.mktemp("published") / "Dockerfile"
+    file.write_text(PUBLISHING)
+    build(engine, ROOT, "published", file=file)
+    return "published"
 
 
 @pytest.fixture(scope="module")
@@ -443,10 +474,13 @@ def cache_directory() -> Path:
     return Path(caches, "gunicorn-prom", "tests")
 
 
-def build(engine: Engine, context: Path, tag: str, *arguments: str) -> None:
+def build(
+    engine: Engine, context: Path, tag: str, *arguments: str, file: Path | None = None
+) -> None:
     given = [*arguments, *(name for name, _ in settings(PROXY_VARIABLES))]
     engine.run(
         *("build", "--network=host", f"--tag={tag}"),
+        *((f"--file={file}",) if file else ()),
         *(f"--build-arg={argument}" for argument in given),
         context,
         timeout_s=BUILD_TIMEOUT_S,

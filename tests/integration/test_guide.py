@@ -1,4 +1,4 @@
-"""The queries of docs/guide, each asked of a real Prometheus that scrapes a loaded server."""
+"""The queries of the documentation, asked of a real Prometheus that scrapes a loaded server."""
 
 import math
 import re
@@ -13,14 +13,23 @@ import pytest
 from tests.prometheus import query, running_prometheus
 from tests.support import ROOT, Server, gunicorn_prom, wait_for
 
-GUIDE = ROOT / "docs" / "guide"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```promql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A query for what rightly never happens, in a block with this line.
 MAY_BE_EMPTY = "# may be empty\n"
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
-    for page in sorted(GUIDE.glob("*.md"))
+    for page in PAGES
     for number, block in enumerate(BLOCK.findall(page.read_text()))
+]
+# In docs/migrate: | `old query` | `new query` | ... |
+ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \|", re.MULTILINE)
+QUERIES = re.compile(r"^\| old query \| new query \|.*\n(?:\|.*\n)+", re.MULTILINE)
+ROWS = [
+    pytest.param(*row, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for table in QUERIES.findall(page.read_text())
+    for number, row in enumerate(ROW.findall(table))
 ]
 PATHS = ("/", "/users/7", "/users/7/posts/hello", "/users/7/posts/hello/broken", "/nowhere")
 SCRAPES = 4
@@ -60,3 +69,10 @@ def test_a_query_of_the_guide_answers(prometheus: int, block: str) -> None:
     """Prometheus understands it, and finds something."""
     values = query(prometheus, block).values()
     assert MAY_BE_EMPTY in block or not all(map(math.isnan, values))
+
+
+@pytest.mark.parametrize(("old", "new"), ROWS)
+def test_a_new_query_answers_in_place_of_an_old_one(prometheus: int, old: str, new: str) -> None:
+    """Both are PromQL, and the new one finds something."""
+    query(prometheus, old)
+    assert not all(map(math.isnan, query(prometheus, new).values()))

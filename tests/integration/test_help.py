@@ -74,7 +74,7 @@ def test_no_command_shows_what_there_is(tmp_path: Path) -> None:
     """Without a command the help names all of them, and the exit code is 2."""
     ended = run_to_end(tmp_path, command=())
     assert ended.returncode == 2
-    for command in ("run", "check", "settings", "metrics", "export"):
+    for command in ("run", "check", "settings", "metrics", "export", "top"):
         assert re.search(rf"^  {command}\b", ended.stdout, re.MULTILINE)
 
 

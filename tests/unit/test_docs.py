@@ -1,10 +1,12 @@
 """What the documentation refers to is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.pages import PAGES, name_of
 from tests.support import ROOT
 
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
@@ -17,9 +19,25 @@ def test_every_promise_has_its_test(name: str) -> None:
     assert f"def {name}(" in TESTS
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
-def test_links_lead_somewhere(page: str) -> None:
-    """A link to another page of the project finds it."""
-    text = (ROOT / "docs" / page).read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / "docs" / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link to another page of the project finds it, and the heading in it."""
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        assert not heading or heading in headings_of(found), f"{target}#{heading}"
+
+
+def test_the_site_leads_to_every_page() -> None:
+    """The navigation has each page of docs/ once, and nothing else."""
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    listed = [page for part in site["nav"] for pages in part.values() for page in pages]
+    there = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(there)
+
+
+def headings_of(page: Path) -> set[str]:
+    """Return what a link may name behind the # of a page."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", title).strip().lower() for title in titles)
+    return {re.sub(r"\s", "-", title) for title in plain}

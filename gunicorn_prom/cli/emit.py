@@ -1,0 +1,186 @@
+"""`gunicorn-prom emit`: files for the fleet, made from the configuration of a server."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gunicorn_prom.cli.help import Section, of_options, print_help
+from gunicorn_prom.cli.options import Declared, names_of, split
+from gunicorn_prom.cli.output import end, written
+from gunicorn_prom.cli.reading import ReadConfiguration
+from gunicorn_prom.errors import GunicornPromError, UsageError, fail
+from gunicorn_prom.fleet import KINDS, OF_A_SERVER, files_of
+from gunicorn_prom.fleet.plan import DEFAULT_SLO, File, Plan, plan_of
+
+__all__ = ["OPTIONS", "emit", "main"]
+
+USAGE = "gunicorn-prom emit [OPTIONS] KIND [APP_MODULE]"
+ABOUT = """\
+Make files for the fleet: gunicorn-prom emit podmonitor app:app -c gunicorn.conf.py
+
+Takes every option of `gunicorn-prom run` besides its own: addresses, paths, TLS, probes, grace
+periods and resources follow the configuration. Prints the files, or writes them with -o.
+"""
+PERCENT = 100.0
+
+# As argparse takes them; the help page and the completions are made of the same.
+OPTIONS: tuple[Declared, ...] = (
+    (
+        ("-o", "--output"),
+        {"metavar": "DIR", "help": "Write the files into this directory and print their names."},
+    ),
+    (("--force",), {"action": "store_true", "help": "Overwrite files that are there already."}),
+    (
+        ("--slo",),
+        {
+            "metavar": "PERCENT",
+            "default": f"{DEFAULT_SLO:g}",
+            "help": "The share of requests that shall succeed, for alerts.",
+        },
+    ),
+)
+
+
+class _Asked(ReadConfiguration):
+    """A configuration before whose application the kind is named.
+
+    Attributes:
+        kind: "" where none is.
+    """
+
+    kind = ""
+
+    def init(self, parser: Any, opts: Any, args: Any) -> Any:
+        """Take the first argument for the kind."""
+        self.kind, *others = args or [""]
+        if self.kind not in KINDS:
+            hint = f"it can be {', '.join(KINDS)}"
+            if not self.kind:
+                raise UsageError("it is not said what to emit", hint)
+            raise UsageError(f"there is no kind {self.kind} to emit", _meant(self.kind) or hint)
+        return super().init(parser, opts, others)
+
+
+def _meant(kind: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(kind, KINDS, n=1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def emit() -> NoReturn:
+    """Make files for the fleet: dashboard, alerts, manifests."""
+    main(sys.argv[2:])
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Make what `gunicorn-prom emit ARGUMENTS` asks for.
+
+    Raises:
+        SystemExit: always, with the exit code of the contract.
+    """
+    try:
+        with written():
+            _main(arguments)
+    except GunicornPromError as error:
+        fail(error)
+    end(0)
+
+
+def _main(arguments: list[str]) -> None:
+    options, others = split("emit", OPTIONS, arguments)
+    if options.help:
+        kinds = Section("Kinds", [(kind.name, kind.about, "") for kind in KINDS.values()])
+        print_help(USAGE, ABOUT, [kinds, of_options("Options", OPTIONS)])
+        return
+    slo = _share(options.slo)
+    if options.force and options.output is None:
+        raise UsageError("--force is for -o, and there is none", "name a directory with -o")
+    asked = _Asked(others, "emit", names_of(OPTIONS), needs_application=False, needs_worker=False)
+    plan = plan_of(asked, slo)
+    files = files_of(asked.kind, plan)
+    if asked.kind in OF_A_SERVER:
+        _tell_what_is_missing(plan)
+    if options.output is None:
+        _print(files)
+    else:
+        _write(files, Path(options.output), is_forced=options.force)
+
+
+def _share(given: str) -> float:
+    try:
+        share = float(given.removesuffix("%"))
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < PERCENT:
+        message = f"invalid --slo: {given!r} is not a percentage between 0 and 100"
+        raise UsageError(message, "write it like 99.9")
+    return share
+
+
+def _tell_what_is_missing(plan: Plan) -> None:
+    if not plan.is_application_named:
+        print(f"note: no application is named, {plan.application} stands for it", file=sys.stderr)
+    for option in plan.left_out:
+        print(f"note: {option} is left out, for its value may be secret", file=sys.stderr)
+
+
+def _print(files: list[File]) -> None:
+    for number, file in enumerate(files):
+        if len(files) > 1:
+            print(f"{'' if number == 0 else chr(10)}# file: {file.name}")
+        print(file.text, end="")
+
+
+def _write(files: list[File], directory: Path, *, is_forced: bool) -> None:
+    """Write the files that are not there as they shall be, all or, where one is in the way, none.
+
+    Raises:
+        UsageError: a file is there with another content.
+        GunicornPromError: one cannot be written.
+    """
+    paths = {directory / file.name: file.text for file in files}
+    try:
+        stale = {path: text for path, text in paths.items() if not _has(path, text)}
+        taken = [str(path) for path in stale if path.exists()]
+        if taken and not is_forced:
+            is_or_are = "is" if len(taken) == 1 else "are"
+            raise UsageError(
+                f"{', '.join(taken)} {is_or_are} there already", "--force overwrites what is there"
+            )
+        for path, text in stale.items():
+            _replace(path, text)
+    except OSError as error:
+        message = f"cannot write {error.filename or directory}: {error.strerror}"
+        raise GunicornPromError(message, "name a directory with -o that can be written") from error
+    for path in paths:
+        print(path)
+
+
+def _has(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or, whatever happens, as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(text.encode())
+            os.fchmod(descriptor, _mode(path))
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _mode(path: Path) -> int:
+    """Return the mode that a file has, or that a new one would get."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -1,0 +1,56 @@
+"""What `gunicorn-prom emit` makes: a module for each kind of file, each with `files(plan)`."""
+
+from importlib import import_module
+from typing import NamedTuple
+
+from gunicorn_prom.errors import UsageError
+from gunicorn_prom.fleet.plan import File, Plan
+
+__all__ = ["KINDS", "OF_A_SERVER", "Kind", "files_of"]
+
+
+class Kind(NamedTuple):
+    """What can be emitted.
+
+    Attributes:
+        name: as it is asked for.
+        about: what it is, one sentence.
+        module: in this package, with `files(plan: Plan) -> list[File]`.
+    """
+
+    name: str
+    about: str
+
+    @property
+    def module(self) -> str:
+        """The module that makes it, imported only when it is asked for."""
+        return f"{__name__}.{self.name}"
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("dashboard", "A Grafana dashboard."),
+        Kind("alerts", "Alerting and recording rules of Prometheus, and their unit tests."),
+        Kind("scrape", "A Prometheus configuration that scrapes the servers."),
+        Kind("podmonitor", "A Kubernetes Deployment with probes, its Service and its PodMonitor."),
+        Kind("keda", "A KEDA ScaledObject that scales the Deployment on its saturation."),
+        Kind("compose", "The application, Prometheus, Alertmanager and Grafana for Compose."),
+        Kind("systemd", "A unit and a socket for systemd."),
+        Kind("dockerfile", "A Dockerfile for the application."),
+    )
+}
+# What has the application and its options in it.
+OF_A_SERVER = ("podmonitor", "compose", "systemd", "dockerfile")
+
+
+def files_of(kind: str, plan: Plan) -> list[File]:
+    """Make the files of `kind`, the main one first.
+
+    Raises:
+        UsageError: there is no such kind, or none for this configuration.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"there is no kind {kind} to emit", f"it can be {', '.join(KINDS)}")
+    files: list[File] = import_module(KINDS[kind].module).files(plan)
+    return files

@@ -1,0 +1,145 @@
+"""How a server runs in a container, whichever engine runs that."""
+
+from gunicorn_prom import __version__
+from gunicorn_prom.errors import UsageError
+from gunicorn_prom.fleet.plan import Bind, Plan
+
+__all__ = [
+    "STATE_DIR",
+    "TLS_DIR",
+    "USER_ID",
+    "WEB_DIR",
+    "arguments",
+    "command",
+    "health_program",
+    "inner_port",
+    "listeners",
+    "metrics_bind",
+    "refuse_daemon",
+    "requirement",
+    "surroundings",
+]
+
+USER_ID = 10001
+STATE_DIR = "/run/gunicorn-prom"
+TLS_DIR = "/etc/gunicorn-prom/tls"
+WEB_DIR = "/etc/gunicorn-prom/web"
+DEFAULT_PORTS = (8000, 8001)
+DEFAULT_METRICS_PORTS = (9464, 9465)
+# Below, a user that is not root may not listen everywhere.
+FIRST_FREE_PORT, ABOVE = 1024, 8000
+
+PLAIN = "server = http.client.HTTPConnection('{host}', {port}, timeout=2)"
+ENCRYPTED = (
+    "context = ssl._create_unverified_context()",
+    "server = http.client.HTTPSConnection('{host}', {port}, timeout=2, context=context)",
+)
+ASKED = (
+    "server.request('GET', '/-/healthy')",
+    "raise SystemExit(server.getresponse().status != 200)",
+)
+# Without a certificate nothing can be asked, but what accepts at all has a master.
+CONNECTED = ("import socket", "socket.create_connection(('{host}', {port}), timeout=2).close()")
+
+
+def listeners(plan: Plan) -> tuple[Bind, ...]:
+    """Return where the application listens in a container: where others reach it.
+
+    Nobody else reaches the container's loopback and its unix sockets.
+    """
+    hosts_and_ports = [
+        (_every(bind.host), inner_port(bind.port)) for bind in plan.binds if bind.port
+    ]
+    default = next(port for port in DEFAULT_PORTS if port != plan.metrics_port)
+    found = dict.fromkeys(hosts_and_ports or [("0.0.0.0", default)])
+    return tuple(Bind(host, port) for host, port in found)
+
+
+def metrics_bind(plan: Plan) -> Bind:
+    """Return where the metrics server listens in a container."""
+    taken = {bind.port for bind in listeners(plan)}
+    default = next(port for port in DEFAULT_METRICS_PORTS if port not in taken)
+    return Bind(_every(plan.metrics_host), inner_port(plan.metrics_port) or default)
+
+
+def _every(host: str) -> str:
+    return "::" if ":" in host else "0.0.0.0"
+
+
+def inner_port(port: int) -> int:
+    """Return where a container listens for what is `port` on a host: a user may listen there."""
+    return port + ABOVE if 0 < port < FIRST_FREE_PORT else port
+
+
+def arguments(plan: Plan, state_dir: str) -> list[str]:
+    """Return what follows `gunicorn-prom run`.
+
+    Args:
+        state_dir: a directory on tmpfs that may be written to.
+    """
+    return [*command(plan), *surroundings(plan, state_dir)]
+
+
+def command(plan: Plan) -> list[str]:
+    """Return the application with those of its options that are the same everywhere."""
+    found = [plan.application] if plan.application else []
+    if plan.config_file:
+        found.append(f"--config={plan.config_file}")
+    return [*found, *plan.arguments]
+
+
+def surroundings(plan: Plan, state_dir: str) -> list[str]:
+    """Return the options that a container asks for: addresses, directories, certificates.
+
+    Args:
+        state_dir: a directory on tmpfs that may be written to.
+    """
+    found = [f"--bind={bind}" for bind in listeners(plan)]
+    if plan.is_tls:
+        found += [f"--certfile={TLS_DIR}/tls.crt", f"--keyfile={TLS_DIR}/tls.key"]
+    if plan.client_ca:
+        found.append(f"--ca-certs={TLS_DIR}/ca.crt")
+    if plan.has_metrics:
+        found.append(f"--metrics-bind={metrics_bind(plan)}")
+    if plan.has_metrics and plan.has_web_config:
+        found.append(f"--metrics-web-config={WEB_DIR}/web.yml")
+    found += [f"--metrics-state-dir={state_dir}", f"--worker-tmp-dir={state_dir}"]
+    if plan.has_control_socket:
+        found.append(f"--control-socket={state_dir}/gunicorn.ctl")
+    return found
+
+
+def health_program(plan: Plan) -> list[str]:
+    """Return the statements of a program that fails where the server is not healthy.
+
+    It is for `python -IS -c`: isolated, so that no module of the application takes the place of
+    one used here, and by http.client, for urllib would go through a proxy.
+    """
+    bind = metrics_bind(plan)
+    if plan.metrics_wants_certificate:
+        lines: tuple[str, ...] = CONNECTED
+    elif plan.metrics_is_tls:
+        lines = ("import http.client, ssl", *ENCRYPTED, *ASKED)
+    else:
+        lines = ("import http.client", PLAIN, *ASKED)
+    host = "::1" if ":" in bind.host else "127.0.0.1"
+    return [line.format(host=host, port=bind.port) for line in lines]
+
+
+def requirement(plan: Plan) -> str:
+    """Return what pip is to install besides the application: this version, with its extras."""
+    extras = f"[{','.join(plan.extras)}]" if plan.extras else ""
+    return f"gunicorn-prom{extras}=={__version__}"
+
+
+def refuse_daemon(plan: Plan) -> None:
+    """See that the server stays with who has started it.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if plan.is_daemon:
+        raise UsageError(
+            "with --daemon the server leaves its container or unit, which then ends",
+            "leave --daemon out, also in the configuration file",
+        )

@@ -1,0 +1,298 @@
+"""What the files for the fleet are made from: the user's own configuration."""
+
+import argparse
+import os
+import pwd
+import re
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gunicorn_prom import workers
+from gunicorn_prom.configuration import Configuration
+from gunicorn_prom.effective import Effective, effective
+from gunicorn_prom.exporter.web_config import WebConfig, parse
+from gunicorn_prom.masking import masked
+from gunicorn_prom.settings import parse_bind
+
+__all__ = ["DEFAULT_SLO", "Bind", "File", "Plan", "plan_of"]
+
+DEFAULT_SLO = 99.9
+GIVEN = ("command line", "environment", "GUNICORN_CMD_ARGS")
+# What stands in a plan by itself, or means nothing to whom the files are for.
+ELSEWHERE = (
+    "bind", "check_config", "config", "daemon", "group", "metrics_state_dir", "pidfile",
+    "print_config", "user", "wsgi_app",
+)  # fmt: skip
+# What differs between this host and a container.
+OF_THE_HOST = (
+    "ca_certs", "certfile", "chdir", "control_socket", "keyfile", "metrics_bind",
+    "metrics_web_config", "worker_tmp_dir",
+)  # fmt: skip
+REQUIREMENTS = ("requirements.txt", "pyproject.toml")
+DEFAULT_CONFIG_FILE = "gunicorn.conf.py"
+MAX_NAME_LENGTH = 40
+
+
+class File(NamedTuple):
+    """A file that is emitted.
+
+    Attributes:
+        name: relative, it may have directories.
+        text: with a newline at its end.
+    """
+
+    name: str
+    text: str
+
+
+class Bind(NamedTuple):
+    """Where the application listens.
+
+    Attributes:
+        host: or address; "" for a unix socket.
+        port: 0 for a unix socket, and for whichever is free.
+        path: of a unix socket, else "".
+    """
+
+    host: str
+    port: int
+    path: str = ""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody but this host reaches it."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        """Write it as `--bind` takes it."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+DEFAULT_BIND = Bind("127.0.0.1", 8000)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be known of a server and of how it is run.
+
+    Attributes:
+        application: as `run` takes it, `app:app` where none was named.
+        is_application_named: or else `application` stands for one.
+        job: the label `job` in Prometheus and the name of the objects, fit for DNS.
+        worker_type: "" for a class of the user's own.
+        threads: of each worker.
+        timeout_s: 0 for none.
+        binds: where the application listens; never empty.
+        is_tls: whether the application itself speaks TLS.
+        client_ca: whether it asks clients for certificates of an authority that is named.
+        has_metrics: False with `--metrics-server none`, when `gunicorn-prom export` serves them.
+        metrics_host: as configured; 0.0.0.0 for all of IPv4.
+        metrics_port: 0 for whichever is free.
+        metrics_is_tls: by the web configuration, as all that follows.
+        metrics_wants_certificate: whether a client must have one.
+        metrics_wants_password: whether a client must have one.
+        has_web_config: whether there is such a file at all.
+        state_dir: None where none was given.
+        max_worker_memory_bytes: None for no limit.
+        config_file: relative to the working directory where it lies in it, "" for none or for
+            `gunicorn.conf.py` there, which is found without being named.
+        arguments: the options that `run` needs besides the file, as given on the command line and
+            in the environment, without secrets and without what a container decides itself:
+            addresses, files of certificates, the state directory.
+        host_arguments: those of the latter that hold where the server runs on this host.
+        left_out: options that were given there and may be secret, so they are not shown.
+        extras: of gunicorn-prom that the server needs.
+        python_version: like 3.13.
+        has_control_socket: whether this Gunicorn has one.
+        directory: where the server runs on this host.
+        program: the command that is gunicorn-prom on this host, as its words.
+        requirements: of the application: `requirements.txt`, `pyproject.toml` or "".
+        user: "" where none was given.
+        backlog: of each listener.
+        is_daemon: whether the server leaves who has started it.
+        slo: percentage of requests that shall succeed.
+    """
+
+    application: str
+    is_application_named: bool
+    job: str
+    worker_type: str
+    workers: int
+    threads: int
+    timeout_s: int
+    graceful_timeout_s: int
+    binds: tuple[Bind, ...]
+    is_tls: bool
+    client_ca: bool
+    has_metrics: bool
+    metrics_host: str
+    metrics_port: int
+    metrics_path: str
+    metrics_is_tls: bool
+    metrics_wants_certificate: bool
+    metrics_wants_password: bool
+    has_web_config: bool
+    state_dir: str | None
+    max_worker_memory_bytes: int | None
+    config_file: str
+    arguments: tuple[str, ...]
+    host_arguments: tuple[str, ...]
+    left_out: tuple[str, ...]
+    extras: tuple[str, ...]
+    python_version: str
+    has_control_socket: bool
+    directory: str
+    program: tuple[str, ...]
+    requirements: str
+    user: str
+    backlog: int
+    is_daemon: bool
+    slo: float = DEFAULT_SLO
+
+
+def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
+    """Return the plan of a server that has this configuration.
+
+    Args:
+        slo: percentage of requests that shall succeed.
+
+    Raises:
+        UsageError: the web configuration file cannot be used.
+    """
+    cfg: Any = configuration.cfg
+    settings = {entry.name: entry for entry in effective(configuration)}
+    web = parse(Path(cfg.metrics_web_config)) if cfg.metrics_web_config else None
+    metrics_host, metrics_port = parse_bind(cfg.metrics_bind)
+    worker_type = settings["worker_type"].value or ""
+    given = [entry for entry in settings.values() if _is_given(entry)]
+    secret = [entry for entry in given if _is_secret(entry)]
+    shown = [entry for entry in given if entry not in secret]
+    application = "" if cfg.paste else configuration.app_uri or "app:app"
+    tls = web.tls if web else None
+    return Plan(
+        application=application,
+        is_application_named=bool(cfg.paste or configuration.app_uri),
+        job=_job(cfg.settings["proc_name"].get() or application.partition(".")[0]),
+        worker_type=worker_type,
+        workers=cfg.workers,
+        threads=cfg.threads,
+        timeout_s=cfg.timeout,
+        graceful_timeout_s=cfg.graceful_timeout,
+        binds=_binds(cfg.address),
+        is_tls=bool(cfg.certfile),
+        client_ca=bool(cfg.ca_certs),
+        has_metrics=cfg.metrics_server != "none",
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+        metrics_path=cfg.metrics_path,
+        metrics_is_tls=tls is not None,
+        metrics_wants_certificate=bool(tls and tls.is_client_certificate_required),
+        metrics_wants_password=bool(web and web.users),
+        has_web_config=web is not None,
+        state_dir=cfg.metrics_state_dir,
+        max_worker_memory_bytes=cfg.max_worker_memory,
+        config_file=_config_file(configuration),
+        arguments=_options(entry for entry in shown if entry.name not in OF_THE_HOST),
+        host_arguments=_options(entry for entry in shown if entry.name in OF_THE_HOST),
+        left_out=tuple(_option(entry) for entry in secret),
+        extras=_extras(worker_type, web),
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+        has_control_socket="control_socket" in cfg.settings,
+        directory=os.getcwd(),
+        program=_program(),
+        requirements=next((name for name in REQUIREMENTS if Path(name).is_file()), ""),
+        user=_user_name(settings["user"]),
+        backlog=cfg.backlog,
+        is_daemon=cfg.daemon,
+        slo=slo,
+    )
+
+
+def _program() -> tuple[str, ...]:
+    script = Path(sys.executable).with_name("gunicorn-prom")
+    return (str(script),) if script.is_file() else (sys.executable, "-m", "gunicorn_prom")
+
+
+def _job(name: str) -> str:
+    """Return a name fit for DNS."""
+    words = re.sub(r"[^a-z0-9]+", "-", name.partition(":")[0].lower())
+    return words[:MAX_NAME_LENGTH].strip("-") or "app"
+
+
+def _binds(addresses: list[Any]) -> tuple[Bind, ...]:
+    # What is inherited as a descriptor has no address.
+    return tuple(_bind(a) for a in addresses if not isinstance(a, int)) or (DEFAULT_BIND,)
+
+
+def _bind(address: Any) -> Bind:
+    if isinstance(address, tuple):
+        return Bind(address[0] or "0.0.0.0", address[1])
+    return Bind("", 0, str(address).removeprefix("unix:"))
+
+
+def _config_file(configuration: Configuration) -> str:
+    file = (configuration.config_file or "").removeprefix("file:")
+    if not file or file.startswith("python:"):
+        return file
+    path = Path(file).absolute()
+    relative = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return "" if str(relative) == DEFAULT_CONFIG_FILE else str(relative)
+
+
+def _extras(worker_type: str, web: WebConfig | None) -> tuple[str, ...]:
+    known = workers.REGISTRY.get(worker_type)
+    extras = [known.extra or known.name] if known and known.library else []
+    return (*extras, "auth") if web else tuple(extras)
+
+
+def _user_name(entry: Effective) -> str:
+    if entry.origin.source == "default":
+        return ""
+    # The number is this machine's.
+    with suppress(KeyError):
+        return pwd.getpwuid(entry.value).pw_name
+    return str(entry.value)
+
+
+def _is_given(entry: Effective) -> bool:
+    is_left_alone = entry.name in ELSEWHERE or not entry.setting.cli
+    return entry.origin.source in GIVEN and not is_left_alone
+
+
+def _is_secret(entry: Effective) -> bool:
+    value = list(entry.value) if isinstance(entry.value, tuple) else entry.value
+    return bool(masked(value) != value)
+
+
+def _option(entry: Effective) -> str:
+    options: list[str] = list(entry.setting.cli or ())  # one at least, see `_is_given`
+    return next((name for name in options if name.startswith("--")), options[0])
+
+
+def _options(entries: Iterable[Effective]) -> tuple[str, ...]:
+    return tuple(option for entry in entries for option in _written(entry))
+
+
+def _written(entry: Effective) -> list[str]:
+    """Return a setting as the options that give it its value."""
+    setting: Any = entry.setting
+    option, value, action = _option(entry), entry.value, setting.action
+    if action is argparse.BooleanOptionalAction:
+        return [option if value else f"--no-{option.removeprefix('--')}"]
+    if action not in (None, "store", "append"):
+        is_on = not value if setting.const is False else value
+        return [option] if is_on else []
+    if action == "append":
+        return [f"{option}={part}" for part in value]
+    if entry.name == "statsd_host":
+        host, port = value if isinstance(value, tuple) else (f"unix://{value}", "")
+        value = f"{host}:{port}" if port else host
+    if isinstance(value, (list, tuple)):
+        value = ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
+    return [f"{option}={value}"]

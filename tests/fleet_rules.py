@@ -1,0 +1,86 @@
+"""What `gunicorn-prom emit alerts` and `dashboard` make, for tests against real engines."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.support import run_to_end
+
+FILES = ("gunicorn-prom-rules.yml", "gunicorn-prom-alerts.yml", "gunicorn-prom-tests.yml")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = re.compile(r"(\[|\bfor: |\binterval: )([0-9]+)([smhd])\b")
+
+
+def emitted_alerts(directory: Path, *options: str) -> dict[str, str]:
+    """Emit the alerts with their rules and tests into a directory; return texts by file."""
+    emit(directory, "alerts", *options)
+    return {name: (directory / name).read_text() for name in FILES}
+
+
+def emit(directory: Path, kind: str, *options: str) -> None:
+    """Run `gunicorn-prom emit KIND` to write into a directory."""
+    ended = run_to_end(directory, kind, "--output", str(directory), *options, command=("emit",))
+    assert ended.returncode == 0, ended.stderr
+
+
+def hurried(text: str, factor: int = 60) -> str:
+    """Return rules whose windows and patience are shorter, so that minutes are seconds.
+
+    Thresholds stay what they are, those that are seconds too.
+    """
+
+    def shorter(match: re.Match[str]) -> str:
+        milliseconds = int(match[2]) * SECONDS[match[3]] * 1000 // factor
+        return f"{match[1]}{milliseconds}ms"
+
+    return DURATION.sub(shorter, text)
+
+
+class Query(NamedTuple):
+    """A query of the dashboard, with its variables filled in.
+
+    Attributes:
+        place: what asks: row and panel, annotation or variable.
+    """
+
+    place: str
+    expression: str
+
+
+def dashboard_queries(
+    dashboard: dict[str, Any],
+    job: str = ".+",
+    instance: str = ".+",
+    route: str = ".+",
+    rate_interval: str = "1m",
+) -> Iterator[Query]:
+    """Yield the queries of all panels and annotations.
+
+    Args:
+        job: regular expression of the jobs that are chosen; and so on.
+    """
+    values = {"job": job, "instance": instance, "route": route, "__rate_interval": rate_interval}
+
+    def filled(expression: str) -> str:
+        for name, value in values.items():
+            expression = expression.replace(f"${name}", value)
+        assert "$" not in expression, expression
+        return expression
+
+    row = ""
+    for panel in dashboard["panels"]:
+        row = panel["title"] if panel["type"] == "row" else row
+        for target in panel.get("targets", ()):
+            place = f"{row}: {panel['title']} {target['refId']}"
+            yield Query(place, filled(target["expr"]))
+    for annotation in dashboard["annotations"]["list"]:
+        yield Query(f"annotation: {annotation['name']}", filled(annotation["expr"]))
+
+
+def load_dashboard(directory: Path) -> dict[str, Any]:
+    """Emit the dashboard and return what it is."""
+    emit(directory, "dashboard")
+    dashboard: dict[str, Any] = json.loads((directory / "gunicorn-prom-dashboard.json").read_text())
+    return dashboard

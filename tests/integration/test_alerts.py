@@ -1,0 +1,134 @@
+"""`gunicorn-prom emit alerts`, by promtool and a real Prometheus."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from gunicorn_prom.fleet.alert_rules import alerts
+from gunicorn_prom.metrics import FAMILIES
+from tests.fleet_rules import FILES, emitted_alerts
+from tests.real_parts import find_program
+from tests.support import ROOT, run_to_end
+
+RULES, ALERTS, TESTS = FILES
+DECLARED = {alert.name: alert for alert in alerts(99.9, 30)}
+DOCUMENTATION = (ROOT / "docs" / "alerts.md").read_text()
+SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^#|\Z)", DOCUMENTATION, re.M | re.S))
+# Of Prometheus itself.
+FOREIGN = {"ALERTS", "up"}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the files are that were emitted for a usual configuration."""
+    path: Path = tmp_path_factory.mktemp("alerts")
+    emitted_alerts(path)
+    return path
+
+
+def promtool(directory: Path, *arguments: str) -> str:
+    program = find_program("promtool", "prometheus")
+    ended = subprocess.run(
+        [program, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def rules_of(path: Path) -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+@pytest.mark.real_parts
+def test_promtool_accepts_the_rules(directory: Path) -> None:
+    """Every rule is one that Prometheus would load."""
+    out = promtool(directory, "check", "rules", RULES, ALERTS)
+    assert f"{len(DECLARED)} rules found" in out
+
+
+@pytest.mark.real_parts
+def test_the_tests_pass(directory: Path) -> None:
+    """Each incident fires its own alert with the right words, and a calm fleet none."""
+    promtool(directory, "test", "rules", TESTS)
+
+
+@pytest.mark.real_parts
+def test_the_tests_pass_for_another_configuration(tmp_path: Path) -> None:
+    """The objective, the timeout and the job of a configuration are in rules and tests alike."""
+    emitted_alerts(tmp_path, "shop:app", "--slo=95", "--timeout=0")
+    assert 'up{job="shop"}' in (tmp_path / RULES).read_text()
+    promtool(tmp_path, "test", "rules", TESTS)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_every_alert_is_tested(directory: Path, name: str) -> None:
+    """A test has it fire for one, and not for another that nearly has the same."""
+    found = [
+        test
+        for test in yaml.safe_load((directory / TESTS).read_text())["tests"]
+        if name in [case["alertname"] for case in test.get("alert_rule_test", ())]
+    ]
+    assert found
+    for test in found:
+        firing = [case for case in test["alert_rule_test"] if case["alertname"] == name]
+        assert all(case["exp_alerts"] for case in firing)
+        # All alerts that fire are named there, so the others of its series are those that do not.
+        (all_alerts,) = test["promql_expr_test"]
+        assert all_alerts["expr"] == 'ALERTS{alertstate="firing"}'
+    asked = " ".join(series["series"] for test in found for series in test["input_series"])
+    firing_labels = {
+        f'{name}="{value}"'
+        for test in found
+        for case in test["alert_rule_test"]
+        for alert in case["exp_alerts"]
+        for name, value in alert["exp_labels"].items()
+    }
+    assert set(re.findall(r'job="[^"]+"|instance="[^"]+"', asked)) - firing_labels
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_an_alert_says_what_to_do(directory: Path, name: str) -> None:
+    """It has a severity, names whom it is about, and its page explains it."""
+    (rule,) = [rule for rule in rules_of(directory / ALERTS) if rule["alert"] == name]
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    told = rule["annotations"]
+    assert "{{ $labels." in told["summary"]
+    assert "{{ $labels." in told["description"]
+    assert told["what_to_do"].endswith(".")
+    assert told["runbook"].endswith(f"docs/alerts.md#{name.lower()}")
+    assert DECLARED[name].severity in SECTIONS[name]
+
+
+def test_the_page_has_no_other_alerts() -> None:
+    """docs/alerts.md explains what is emitted."""
+    assert list(SECTIONS) == list(DECLARED)
+
+
+@pytest.mark.parametrize("file", [RULES, ALERTS])
+def test_rules_ask_for_what_is_there(directory: Path, file: str) -> None:
+    """Every series in an expression is a family of ours, a recorded one, or Prometheus's own."""
+    recorded = {rule["record"] for rule in rules_of(directory / RULES)}
+    for rule in rules_of(directory / file):
+        promql_parser.parse(rule["expr"])
+        # What stands in braces and in strings is no series.
+        bare = re.sub(r"\{[^}]*\}", "", rule["expr"])
+        names = set(re.findall(r"\b(?:ALERTS|up|[a-z]+:[\w:]+|gunicorn_\w+)\b", bare))
+        assert names
+        assert names <= recorded | FOREIGN | FAMILIES.keys()
+
+
+def test_an_objective_that_cannot_be_watched(tmp_path: Path) -> None:
+    """It is refused: no burn rate would ever be reached."""
+    ended = run_to_end(tmp_path, "alerts", "--slo=90", command=("emit",))
+    assert ended.returncode == 2
+    assert "from 95" in ended.stderr

