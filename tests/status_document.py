@@ -17,6 +17,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "versions": {"gunicorn_prom": "0.1.0", "gunicorn": "27.0.1", "python": "3.13.0"},
         "server": "",
         "servers": [""],
+        "problems": {},
         "health": {
             "word": "degraded",
             "reason": "1 of 6 workers stuck",

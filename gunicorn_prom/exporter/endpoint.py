@@ -88,13 +88,14 @@ class Endpoint:
         status = self._statuses.get(names[0] if names else next(iter(self._statuses)))
         if status is None:
             return Answer(404, b"no server of that name\n")
+        document = status.document(self._problems(readiness_problem))
         if request.path == "/status.json":
-            return Answer(200, f"{json.dumps(status.document())}\n".encode(), UNCACHED_JSON)
+            return Answer(200, f"{json.dumps(document)}\n".encode(), UNCACHED_JSON)
         # Most masters are never looked at by a person.
         from gunicorn_prom.exporter.page import answer
 
         host = request.headers.get("HOST", "")
-        page = answer.show(status.document(), self._path, host, is_fragment="fragment" in query)
+        page = answer.show(document, self._path, host, is_fragment="fragment" in query)
         return _compress(page, request.headers)
 
     def _is_anything_there(self) -> bool:
@@ -103,12 +104,16 @@ class Endpoint:
         only = self._readers.get("")
         return only is None or bool(only.own) or bool(only.read().masters)
 
+    def _problems(self, find_problem: Callable[[ServerReading], str]) -> dict[str, str]:
+        """Return what is wrong, by the name of each server where something is."""
+        found = {name: find_problem(reader.read()) for name, reader in self._readers.items()}
+        return {name: problem for name, problem in found.items() if problem}
+
     def _health(self, find_problem: Callable[[ServerReading], str], good: str) -> Answer:
-        problems = []
-        for name, reader in self._readers.items():
-            problem = find_problem(reader.read())
-            if problem:
-                problems.append(f"{name}: {problem}" if name else problem)
+        problems = [
+            f"{name}: {problem}" if name else problem
+            for name, problem in self._problems(find_problem).items()
+        ]
         if problems:
             return Answer(503, f"{'; '.join(problems)}\n".encode())
         return Answer(200, f"{good}\n".encode())

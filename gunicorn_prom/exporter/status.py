@@ -154,8 +154,12 @@ class Status:
             row = row._replace(memory_pss_bytes=_sum_of("pss_bytes", self._facts.values()))
         self._history.add(scene.sample, row)
 
-    def document(self) -> dict[str, Any]:
-        """Return the state at this moment, in JSON values, as docs/status-schema.json has them."""
+    def document(self, problems: dict[str, str]) -> dict[str, Any]:
+        """Return the state at this moment, in JSON values, as docs/status-schema.json has them.
+
+        Args:
+            problems: why servers are not ready, by name, of all that are shown here.
+        """
         scene = self._look()
         change = None if scene.sample is None else self._history.change(scene.sample)
         rates = {} if scene.sample is None else self._history.worker_rates(scene.sample)
@@ -168,6 +172,7 @@ class Status:
             "versions": _versions(scene.server),
             "server": self._name,
             "servers": self._names,
+            "problems": problems,
             "health": self._judge.health(scene.server, scene.states, change, points, scene.backlog),
             "master": masters[-1] if masters else None,
             "masters": masters,

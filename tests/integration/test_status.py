@@ -260,6 +260,7 @@ def test_an_upgrade_and_sidecars(tmp_path: Path) -> None:
     ):
         port = sidecar.metrics_port
         assert status(port, "/status.json?server=api")["health"]["word"] == "down"
+        assert status(port)["problems"]["api"] == "no master is running"
         new = start_next_generation(web, pidfile)
         found = wait_for_status(port, lambda found: len(found["workers"]) == 2, "both workers")
         assert (found["server"], found["servers"]) == ("web", ["web", "api"])
@@ -271,6 +272,11 @@ def test_an_upgrade_and_sidecars(tmp_path: Path) -> None:
         assert found["master"]["generation"] == 2
         os.kill(new, signal.SIGKILL)
         found = wait_for_word(port, "down")
+        assert found["health"]["reason"] in (
+            f"the master (pid {new}) has died, its workers are left",
+            "no master is running",
+        )
+        found = wait_for_status(port, lambda found: not found["masters"], "nobody")
         assert (found["master"], found["workers"]) == (None, [])
         assert found["health"]["reason"] == "no master is running"
 

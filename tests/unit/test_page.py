@@ -198,7 +198,11 @@ def test_only_a_request_that_takes_long_is_shown() -> None:
 
 def test_servers_can_be_chosen() -> None:
     """With several servers there is a link to each, and the one that is shown is marked."""
-    tags = Outline(rendered(document(server="a b", servers=["a b", "c&d"]))).tags
+    shown = rendered(
+        document(server="a b", servers=["a b", "c&d"], problems={"c&d": "shutting down"})
+    )
+    assert "c&amp;d (not ready)" in shown
+    tags = Outline(shown).tags
     links = [a for tag, a in tags if tag == "a" and str(a["href"]).startswith("?")]
     assert [a["href"] for a in links] == ["?server=a%20b", "?server=c%26d"]
     assert ["aria-current" in a for a in links] == [True, False]

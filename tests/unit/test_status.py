@@ -97,7 +97,7 @@ class Scene:
 
     def document(self) -> dict[str, Any]:
         """Return the document, which fits the schema."""
-        found = self.status.document()
+        found = self.status.document({})
         SCHEMA.validate(json.loads(json.dumps(found, allow_nan=False)))
         return found
 
@@ -431,7 +431,7 @@ def test_no_server(tmp_path: Path) -> None:
     reader = RootReader(tmp_path, log)
     status = Status("", reader, ServerCollector(reader, log))
     status.watch()
-    found = status.document()
+    found = status.document({})
     SCHEMA.validate(json.loads(json.dumps(found, allow_nan=False)))
     assert found["health"]["word"] == "down"
     assert (found["master"], found["masters"], found["workers"]) == (None, [], [])
@@ -503,7 +503,7 @@ def test_two_generations(tmp_path: Path, clock: Clock) -> None:
     start_worker(older.board, 0, 1)
     start_worker(newer.board, 1, 1).set_gauge(Gauge.START_TIME, 1.0)
     reader = ServerReader(older.path, older.boards)
-    found = Status("", reader, ServerCollector(reader, log)).document()
+    found = Status("", reader, ServerCollector(reader, log)).document({})
     SCHEMA.validate(json.loads(json.dumps(found, allow_nan=False)))
     assert [master["generation"] for master in found["masters"]] == [1, 2]
     assert found["master"] == found["masters"][1]

@@ -104,7 +104,8 @@ def _header(document: Document, metrics_path: str) -> str:
     if len(document["servers"]) > 1:
         items = "".join(
             f'<a href="?server={quote(name, safe="")}"'
-            f"{_current(name == document['server'])}>{escape(name)}</a>"
+            f"{_current(name == document['server'])}>{escape(name)}"
+            f"{' (not ready)' if name in document['problems'] else ''}</a>"
             for name in document["servers"]
         )
         others = f'<nav aria-label="Servers">{items}</nav>'
