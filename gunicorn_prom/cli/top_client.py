@@ -153,7 +153,8 @@ def _reachable(url: str) -> str:
     parts = urlsplit(url)
     host = EVERYWHERE.get(parts.hostname or "", parts.hostname or "")
     shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}:{parts.port}{parts.path}"
+    # The metrics may be at any path of it.
+    return f"{parts.scheme}://{shown}:{parts.port}"
 
 
 class Client:
@@ -168,10 +169,12 @@ class Client:
     """
 
     def __init__(self, url: str, access: Access, server: str | None = None) -> None:
-        self.url = urljoin(url, "status.json" if urlsplit(url).path else "/status.json")
         self._query = "" if server is None else f"?server={quote(server, safe='')}"
         self._access = access
-        self._parts = urlsplit(self.url)
+        self._turn_to(urljoin(url, "status.json" if urlsplit(url).path else "/status.json"))
+
+    def _turn_to(self, url: str) -> None:
+        self.url, self._parts = url, urlsplit(url)
 
     def fetch(self) -> dict[str, Any]:
         """Return the document.
@@ -184,6 +187,10 @@ class Client:
             status, reason, body = self._get()
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise self._explained(error) from error
+        if status == http.client.NOT_FOUND and self._parts.path.count("/") > 1:
+            # Beside the metrics it is behind a proxy; else it is at the root, wherever they are.
+            self._turn_to(urljoin(self.url, "/status.json"))
+            return self.fetch()
         if status != http.client.OK:
             raise self._refusal(status, reason, body)
         return self._understood(body)

@@ -254,7 +254,10 @@ def test_once_into_a_pipe(loaded: Server, home: Path) -> None:
 
 def test_the_document_for_a_program(loaded: Server, home: Path) -> None:
     """`--format json` is what the server has at /status.json."""
-    ended = top(home, f"--url=http://127.0.0.1:{loaded.metrics_port}/metrics", "--format=json")
+    # Wherever the metrics are on that port.
+    at = f"http://127.0.0.1:{loaded.metrics_port}"
+    assert top(home, f"--url={at}/internal/stats", "--once").returncode == 0
+    ended = top(home, f"--url={at}/metrics", "--format=json")
     document = json.loads(ended.stdout)
     assert document["version"] == 1
     assert document["totals"]["in_progress"] == WAITING
@@ -268,7 +271,7 @@ def test_several_servers(loaded: Server, tmp_path: Path) -> None:
         ended = top(tmp_path, f"--state-dir={loaded.state_directory}")
         assert ended.returncode == 2
         for each in (loaded, server):
-            assert f"http://127.0.0.1:{each.metrics_port}/metrics (pid {each.pid})" in ended.stderr
+            assert f"http://127.0.0.1:{each.metrics_port} (pid {each.pid})" in ended.stderr
         assert "hint: choose one: --url http://127.0.0.1:" in ended.stderr
     assert top(tmp_path, f"--state-dir={loaded.state_directory}").returncode == 0
 
