@@ -269,14 +269,16 @@ def assert_agreement(fleet: Fleet, begin: float, middle: tuple[float, float]) ->
     """
     fleet.wait_for_counts()
     end = time.time()
-    window_s = int(end - begin)
+    # To the millisecond: a window that is cut to seconds begins in the middle of the requests.
+    window_s = end - begin
+    window = f"{1000 * window_s:.0f}ms"
     answers = fleet.answers(begin)
-    increase = fleet.value(f"sum(increase({REQUESTS}[{window_s}s]))", end) / len(answers)
+    increase = fleet.value(f"sum(increase({REQUESTS}[{window}]))", end) / len(answers)
     # Prometheus draws the increase between the first and the last sample out to the whole
     # window, by up to 1.1 intervals on each side.
     assert 0.999 <= increase <= window_s / (window_s - 2.2 * INTERVAL_S) + 0.001
     rate = _assert_rate(fleet, *middle)
-    quantiles = _assert_quantiles(fleet, answers, window_s, end)
+    quantiles = _assert_quantiles(fleet, answers, window, end)
     assert fleet.value("sum(gunicorn_prom_errors_total)") == 0
     return Agreement(len(fleet.answers()), fleet.lost(), increase, rate, quantiles)
 
@@ -291,12 +293,12 @@ def _assert_rate(fleet: Fleet, begin: float, end: float) -> float:
 
 
 def _assert_quantiles(
-    fleet: Fleet, answers: list[Answer], window_s: int, end: float
+    fleet: Fleet, answers: list[Answer], window: str, end: float
 ) -> dict[float, tuple[float, float]]:
     durations = sorted(answer.duration_s for answer in answers)
     found = {}
     for quantile in QUANTILES:
-        buckets = f"sum by (le) (increase({DURATIONS}_bucket[{window_s}s]))"
+        buckets = f"sum by (le) (increase({DURATIONS}_bucket[{window}]))"
         seen = fleet.value(f"histogram_quantile({quantile}, {buckets})", end)
         known = durations[int(quantile * len(durations))]
         found[quantile] = seen, known
