@@ -291,9 +291,11 @@ class Server:
 
     def wait_for_requests(self, count: int) -> Metrics:
         """Wait until so many requests are counted, which each is once it was answered."""
-        return self.wait_for_metrics(
+        self.wait_for_metrics(
             lambda m: m.total("gunicorn_http_requests_total") == count, f"{count} requests"
         )
+        # The worker may have been about to count the rest of the last one.
+        return self.scrape()
 
     def exporter_pid(self) -> int:
         """Return the pid of the metrics server that runs as a process of its own, 0 for none."""

@@ -50,9 +50,7 @@ def ask_with(server: Server, **headers: str) -> Metrics:
     """Send a request with these headers and return a scrape in which it is counted."""
     before = server.scrape().total("gunicorn_http_requests_total")
     assert server.get("/", **headers).status == 200
-    server.wait_for_requests(int(before) + 1)
-    # The worker may have been about to count the rest of it.
-    return server.scrape()
+    return server.wait_for_requests(int(before) + 1)
 
 
 @pytest.mark.parametrize("name", ["X_Request_Start", "X_Queue_Start"])
