@@ -84,10 +84,17 @@ class Endpoint:
     def _status(self, request: Request) -> Answer:
         """Answer with the state of the server that is asked for, by default the first."""
         query = parse_qs(request.query)
-        names = query.get("server", [])
-        status = self._statuses.get(names[0] if names else next(iter(self._statuses)))
-        if status is None:
+        name = query.get("server", list(self._statuses))[0]
+        if name not in self._statuses:
             return Answer(404, b"no server of that name\n")
+        try:
+            return self._show(self._statuses[name], request, is_fragment="fragment" in query)
+        except Exception as error:
+            # A page that is open asks every two seconds; the log has the first failure only.
+            self._servers[name].report("collector", error)
+            return refusal(500)
+
+    def _show(self, status: Status, request: Request, *, is_fragment: bool) -> Answer:
         document = status.document(self._problems(readiness_problem))
         if request.path == "/status.json":
             return Answer(200, f"{json.dumps(document)}\n".encode(), UNCACHED_JSON)
@@ -95,7 +102,7 @@ class Endpoint:
         from gunicorn_prom.exporter.page import answer
 
         host = request.headers.get("HOST", "")
-        page = answer.show(document, self._path, host, is_fragment="fragment" in query)
+        page = answer.show(document, self._path, host, is_fragment=is_fragment)
         return _compress(page, request.headers)
 
     def _is_anything_there(self) -> bool:

@@ -12,7 +12,9 @@ from jsonschema import Draft202012Validator
 
 from gunicorn_prom.autopsy import AUTOPSIES
 from gunicorn_prom.exporter.collector import ServerCollector
+from gunicorn_prom.exporter.endpoint import Endpoint
 from gunicorn_prom.exporter.history import POINTS, quantile
+from gunicorn_prom.exporter.message import Request
 from gunicorn_prom.exporter.sidecar import RootReader
 from gunicorn_prom.exporter.status import MAX_REQUEST_LENGTH, Status
 from gunicorn_prom.processes import Processes
@@ -490,6 +492,23 @@ def test_autopsies_that_cannot_be_read(scene: Scene, tmp_path: Path) -> None:
     assert scene.document()["autopsies"] == []
     errors = {m.name: m for m in scene.collector.collect()}["gunicorn_prom_errors"].samples
     assert [s.value for s in errors if s.labels["where"] == "autopsy"] == [1]
+
+
+@pytest.mark.parametrize("path", ["/", "/status.json"])
+def test_a_failure_is_logged_once(
+    scene: Scene,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An open page asks again and again; each failure is counted, and the first one logged."""
+    endpoint = Endpoint({"": scene.reader}, "/metrics", log)
+    monkeypatch.setattr(Status, "document", None)
+    answers = [endpoint.respond(Request("GET", path, "", {})) for _ in range(3)]
+    assert [answer.status for answer in answers] == [500] * 3
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    errors = {m.name: m for m in scene.collector.collect()}["gunicorn_prom_errors"].samples
+    assert [s.value for s in errors if s.labels["where"] == "collector"] == [3]
 
 
 def test_two_generations(tmp_path: Path, clock: Clock) -> None:
