@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 from gunicorn_prom.cli.help import Section, of_options, print_help
 from gunicorn_prom.cli.options import Declared, names_of, split
-from gunicorn_prom.cli.output import end, written
+from gunicorn_prom.cli.output import print_and_end
 from gunicorn_prom.cli.reading import ReadConfiguration
-from gunicorn_prom.errors import GunicornPromError, UsageError, fail
+from gunicorn_prom.errors import GunicornPromError, UsageError
 from gunicorn_prom.fleet import KINDS, OF_A_SERVER, files_of
 from gunicorn_prom.fleet.plan import DEFAULT_SLO, File, Plan, plan_of
 
@@ -81,12 +81,7 @@ def main(arguments: list[str]) -> NoReturn:
     Raises:
         SystemExit: always, with the exit code of the contract.
     """
-    try:
-        with written():
-            _main(arguments)
-    except GunicornPromError as error:
-        fail(error)
-    end(0)
+    print_and_end(_main, arguments)
 
 
 def _main(arguments: list[str]) -> None:

@@ -5,12 +5,12 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from gunicorn_prom.errors import GunicornPromError
+from gunicorn_prom.errors import GunicornPromError, fail
 
-__all__ = ["end", "is_unicode_shown", "written"]
+__all__ = ["end", "is_unicode_shown", "print_and_end", "written"]
 
 
 def end(code: int) -> NoReturn:
@@ -23,6 +23,20 @@ def end(code: int) -> NoReturn:
         sys.exit(code)
     atexit._run_exitfuncs()
     os._exit(code)
+
+
+def print_and_end(command: Callable[[list[str]], None], arguments: list[str]) -> NoReturn:
+    """Run a command that prints something, and end the process.
+
+    Raises:
+        SystemExit: always, with the exit code of the contract.
+    """
+    try:
+        with written():
+            command(arguments)
+    except GunicornPromError as error:
+        fail(error)
+    end(0)
 
 
 def is_unicode_shown() -> bool:

@@ -9,11 +9,11 @@ from gunicorn import config
 
 from gunicorn_prom.cli.help import of_options, print_help
 from gunicorn_prom.cli.options import Declared, names_of, split
-from gunicorn_prom.cli.output import end, written
+from gunicorn_prom.cli.output import print_and_end
 from gunicorn_prom.cli.reading import ReadConfiguration
 from gunicorn_prom.cli.settings_report import FORMATS, describe, report
 from gunicorn_prom.effective import effective
-from gunicorn_prom.errors import GunicornPromError, UsageError, fail
+from gunicorn_prom.errors import UsageError
 
 __all__ = ["OPTIONS", "main", "settings"]
 
@@ -86,12 +86,7 @@ def main(arguments: list[str]) -> NoReturn:
     Raises:
         SystemExit: always, with the exit code of the contract.
     """
-    try:
-        with written():
-            _main(arguments)
-    except GunicornPromError as error:
-        fail(error)
-    end(0)
+    print_and_end(_main, arguments)
 
 
 def _main(arguments: list[str]) -> None:
