@@ -93,7 +93,7 @@ HTTP_EXCEPTIONS = Family(
     "gunicorn_http_exceptions_total",
     "counter",
     "Exceptions that the application let through to Gunicorn, by class; not SystemExit "
-    "and its like.",
+    "and its like, and not what a server raises because the client has gone.",
     ("exception",),
 )
 HTTP_PARSE_ERRORS = Family(

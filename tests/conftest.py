@@ -4,17 +4,30 @@ import pytest
 
 # Helpers that assert: pytest shows in them, too, what differs.
 pytest.register_assert_rewrite(
+    "tests.asgi",
     "tests.autopsies",
     "tests.backlogs",
+    "tests.checked",
+    "tests.configurations",
     "tests.exactness",
     "tests.fleet",
+    "tests.fleet_rules",
+    "tests.hooks",
+    "tests.http2",
+    "tests.incidents",
     "tests.ledger",
     "tests.load",
+    "tests.pages",
     "tests.passthrough",
     "tests.pools",
+    "tests.prometheus",
+    "tests.shells",
     "tests.soak",
     "tests.storms",
+    "tests.streams",
     "tests.support",
+    "tests.traffic",
+    "tests.walkthrough",
 )
 
 

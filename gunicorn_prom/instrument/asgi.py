@@ -33,8 +33,13 @@ HEADERS = {
 }
 STATUSES_WITHOUT_BODY = (204, 304)
 FORBIDDEN, SERVER_ERROR = 403, 500
-# Into them Gunicorn puts what the network tells it.
-HTTP2_ERRORS = "gunicorn.http2.errors"
+# Where the servers declare what they raise in an application whose client has gone.
+DEPARTURES = (
+    "gunicorn.asgi.protocol",
+    "gunicorn.asgi.websocket",
+    "gunicorn.http2.errors",
+    "uvicorn.protocols.utils",
+)
 CLOSE = (b"connection", b"close")
 # What both servers put into it.
 SERVER_ERROR_BODY = b"Internal Server Error"
@@ -218,7 +223,7 @@ class ASGISeam:
             self._recorder.end(known.request)
 
     def _count_exception(self, method: str, scope: Scope, error: BaseException) -> None:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not _is_departure(error):
             endpoint = self._recorder.endpoint(_environ(scope))
             self._slot.count_failed_request(method_label(method), error, endpoint)
 
@@ -394,7 +399,7 @@ class _Stream:
         try:
             await self._send(message)
         except Exception as error:
-            self._is_gone |= isinstance(error, OSError) or type(error).__module__ == HTTP2_ERRORS
+            self._is_gone |= isinstance(error, OSError) or _is_departure(error)
             raise
 
     def is_closing(self) -> bool:
@@ -415,6 +420,11 @@ class _Stream:
         if error is None:
             return status or SERVER_ERROR
         return SERVER_ERROR if isinstance(error, Exception) else 0
+
+
+def _is_departure(error: BaseException) -> bool:
+    """Tell whether the server has raised the error because the client has gone."""
+    return type(error).__module__ in DEPARTURES
 
 
 def _closing(message: Message, scope: Scope) -> Message:

@@ -148,6 +148,21 @@ async def outlast(scope, receive, send, _argument):
     raise ConnectionAbortedError("the client has gone")
 
 
+async def chatter(scope, receive, send, _argument):
+    """Answer, and go on sending until the server says that nobody is there."""
+    await answer(send, b"answered\n")
+    await send_to_the_end(send, part(b"more"))
+
+
+async def send_to_the_end(send, message):
+    try:
+        while True:
+            await send(message)
+            await asyncio.sleep(0.02)
+    finally:
+        Path("told").touch()
+
+
 async def wait(scope, receive, send, gate):
     await opened(gate)
     await answer(send, b"waited\n")
@@ -189,6 +204,7 @@ ANSWERS = {
     "fail-behind": fail_behind,
     "big": big,
     "outlast": outlast,
+    "chatter": chatter,
     "wait": wait,
     "background": background,
     "loop": loop,
@@ -219,7 +235,7 @@ async def lifespan(scope, receive, send):
 
 
 async def websocket(scope, receive, send):
-    """Say everything twice; at /refuse say nothing, and at /break fail."""
+    """Say everything twice; /refuse says nothing, /break fails, and /chatter does not listen."""
     await receive()
     if scope["path"] == "/refuse":
         await send({"type": "websocket.close"})
@@ -227,6 +243,8 @@ async def websocket(scope, receive, send):
     if scope["path"] == "/break":
         raise ValueError("there are no WebSockets here")
     await send({"type": "websocket.accept"})
+    if scope["path"] == "/chatter":
+        await send_to_the_end(send, {"type": "websocket.send", "text": "more"})
     while (message := await receive())["type"] == "websocket.receive":
         if message.get("text") == "bye":
             await send({"type": "websocket.close", "code": 1000})

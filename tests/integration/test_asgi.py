@@ -164,6 +164,21 @@ class TestMix(Mix):
         assert metrics.one("gunicorn_websocket_connections_total") == WEBSOCKETS
         asked.assert_exact()
 
+    def test_a_websocket_that_is_left_is_no_failure(self, tmp_path: Path, worker_type: str) -> None:
+        """What the server raises in an application whose client has gone is not its exception."""
+        with gunicorn_prom(tmp_path, "asgi_mix:app", *options(worker_type, 1)) as server:
+            asyncio.run(self._leave(server))
+            wait_for((tmp_path / "told").exists, "the end of the application")
+            assert server.get("/plain").status == 200
+            metrics = server.scrape()
+            assert metrics.one("gunicorn_websocket_connections_total") == 1
+            assert metrics.total("gunicorn_http_exceptions_total") == 0
+
+    async def _leave(self, server: Server) -> None:
+        socket = await websockets.connect(f"ws://127.0.0.1:{server.port}/chatter", proxy=None)
+        assert await socket.recv() == "more"
+        socket.transport.abort()
+
     async def _talk(self, asked: Traffic) -> None:
         url = f"ws://127.0.0.1:{asked.server.port}"
         refused = Shot(path="/refuse", headers=HANDSHAKE)
@@ -233,6 +248,16 @@ class TestHTTP2:
             shots = shuffled([*HTTP_2, Shot(path="/big", hangs_up="reading")], 300)
             exchanges = http2.send(server.port, shots, connections=4, streams=8)
             assert {exchange.status for exchange in exchanges} >= {"200", "201", "500"}
+            assert_exact_streams(server, exchanges)
+
+    def test_a_client_that_has_its_answer_and_goes_is_no_failure(self, tmp_path: Path) -> None:
+        """What Gunicorn raises in the application that goes on sending is not its exception."""
+        arguments = (*options("asgi", 1), *http2.server_options(tmp_path))
+        with gunicorn_prom(tmp_path, "asgi_mix:app", *arguments) as server:
+            with http2.Client(server.port) as client:
+                exchanges = client.exchange([Shot(path="/chatter")])
+            wait_for((tmp_path / "told").exists, "the end of the application")
+            exchanges += http2.send(server.port, [Shot()])
             assert_exact_streams(server, exchanges)
 
 
