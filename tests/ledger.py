@@ -248,6 +248,7 @@ def audited(server: Server, lost: int = 0) -> Iterator[None]:
     """
     with Audit(server) as audit:
         yield
+        wait_for(lambda: audit.scrapes > 1, "two scrapes to compare")
     audit.assert_flawless(lost)
 
 
