@@ -46,7 +46,7 @@ class Launch:
             options += ["--threads", str(GTHREAD_THREADS)]
         return options
 
-    def application(self, variant: str = "app") -> str:
+    def application(self, variant: str) -> str:
         """Return the name of the application that such workers speak to."""
         return f"hello:{'asgi_' if self.worker_type in _ASGI else ''}{variant}"
 
@@ -83,9 +83,9 @@ class Contender:
         return [str(self.environment.python), *self.arguments(launch)]
 
 
-def _run_bare(environment: Environment) -> Callable[[Launch], list[str]]:
+def _run_bare(environment: Environment, variant: str) -> Callable[[Launch], list[str]]:
     return lambda launch: [
-        *(str(environment.script("gunicorn")), launch.application()),
+        *(str(environment.script("gunicorn")), launch.application(variant)),
         *("--worker-class", _CLASSES.get(launch.worker_type, launch.worker_type)),
         *launch.gunicorn_options,
     ]
@@ -140,6 +140,7 @@ def _exporter_variables(launch: Launch) -> dict[str, str]:
 
 
 _BARE = "bare Gunicorn"
+_BARE_TOLD = "bare Gunicorn, told all"
 _BARE_23 = "bare Gunicorn 23"
 
 CONTENDERS = (
@@ -147,7 +148,7 @@ CONTENDERS = (
         name=_BARE,
         base=_BARE,
         environment=NEWEST,
-        arguments=_run_bare(NEWEST),
+        arguments=_run_bare(NEWEST, "app"),
         variables=_no_variables,
         has_metrics=False,
         worker_types=WORKER_TYPES,
@@ -161,10 +162,19 @@ CONTENDERS = (
         is_project=True,
         worker_types=WORKER_TYPES,
     ),
-    # Every request has a route and a sampled trace.
+    # The application gives every request a route and a sampled trace.
+    Contender(
+        name=_BARE_TOLD,
+        base=_BARE_TOLD,
+        environment=NEWEST,
+        arguments=_run_bare(NEWEST, "told_app"),
+        variables=_no_variables,
+        has_metrics=False,
+        worker_types=WORKER_TYPES,
+    ),
     Contender(
         name="gunicorn-prom, told all",
-        base=_BARE,
+        base=_BARE_TOLD,
         environment=NEWEST,
         arguments=_run_project("told_app"),
         variables=_no_variables,
@@ -182,7 +192,7 @@ CONTENDERS = (
         name=_BARE_23,
         base=_BARE_23,
         environment=GUNICORN_23,
-        arguments=_run_bare(GUNICORN_23),
+        arguments=_run_bare(GUNICORN_23, "app"),
         variables=_no_variables,
         has_metrics=False,
     ),
