@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
-from gunicorn_prom.instrument.routes import HOLDER, SCOPE
+from gunicorn_prom.instrument.routes import HOLDER, noted
 from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
 from gunicorn_prom.scoreboard import Gauge
 from gunicorn_prom.slot import Slot
@@ -436,7 +436,7 @@ def _closing(message: Message, scope: Scope) -> Message:
 
 def _environ(scope: Scope) -> dict[str, Any]:
     """Return what a `Recorder` takes for the environ of the request."""
-    environ: dict[str, Any] = {SCOPE: scope}
+    environ = noted(scope)
     for name, value in scope["headers"]:
         if name in HEADERS:
             environ[HEADERS[name]] = value.decode("latin-1")

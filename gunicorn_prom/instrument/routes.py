@@ -6,7 +6,7 @@ a process, and nothing of a framework is imported here.
 
 What is noted stands in the environ of a WSGI application. The scope of an ASGI application
 is often copied on its way, so there it stands in a dict under HOLDER that copies share; who
-hands the scope to the application puts it there.
+hands the scope to the application puts it there, and asks by `noted` what has become of it.
 """
 
 import functools
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from gunicorn_prom.keys import MAX_LABEL_LENGTH, UNMATCHED
 
-__all__ = ["GIVEN", "HOLDER", "SCOPE", "watch_routes"]
+__all__ = ["FOUND", "GIVEN", "HOLDER", "noted", "watch_routes"]
 
 # Set by the application itself; wins over what its framework found.
 GIVEN = "gunicorn_prom.route"
@@ -26,8 +26,6 @@ FOUND = "gunicorn_prom.found_route"
 # The templates of the mounts on the way to the application that looks for the route.
 MOUNT = "gunicorn_prom.mount"
 HOLDER = "gunicorn_prom"
-# Where the environ that stands for an ASGI request has its scope.
-SCOPE = "asgi.scope"
 
 MARK = "gunicorn_prom_route"
 
@@ -48,9 +46,9 @@ def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:
         report: called when a framework is not as it is known here.
 
     Returns:
-        A function of the environ of a request, which has the scope as `asgi.scope` if it is
-        ASGI's. It returns the template, UNMATCHED if the framework has none, and "" if there
-        is no framework.
+        A function of the environ of a request, of what is `noted` if it is ASGI's. It
+        returns the template, UNMATCHED if the framework has none, and "" if there is no
+        framework.
     """
     modules = sys.modules
     otherwise = UNMATCHED if _patch_all(report) else ""
@@ -58,24 +56,31 @@ def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:
 
     def find_route(environ: Mapping[str, Any]) -> str:
         nonlocal otherwise, looked_at
-        # No more than two look-ups where it is WSGI's, and there is a route.
-        if GIVEN not in environ and FOUND in environ:
+        if GIVEN in environ:
+            given = environ[GIVEN]
+            if given and isinstance(given, str):
+                # It may be any path; whoever remembers it is to remember little.
+                return given[:MAX_LABEL_LENGTH]
+        if FOUND in environ:
             found: str = environ[FOUND]
             return found
-        place = environ.get(SCOPE, environ)
-        route = place.get(GIVEN)
-        if route and isinstance(route, str):
-            # It may be any path; whoever remembers it is to remember little.
-            return route[:MAX_LABEL_LENGTH]
-        noted: str | None = place.get(HOLDER, place).get(FOUND)
-        if noted is not None:
-            return noted
         if looked_at != len(modules):
             looked_at = len(modules)
             otherwise = UNMATCHED if _patch_all(report) else ""
         return otherwise
 
     return find_route
+
+
+def noted(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an environ that stands for a request of ASGI has of its scope."""
+    environ = {}
+    if GIVEN in scope:
+        environ[GIVEN] = scope[GIVEN]
+    notes = scope.get(HOLDER, scope)
+    if FOUND in notes:
+        environ[FOUND] = notes[FOUND]
+    return environ
 
 
 def _note_route(place: Place, route: Any) -> None:

@@ -19,6 +19,7 @@ from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
 from gunicorn_prom.instrument.record import Recorder
+from gunicorn_prom.instrument.routes import noted
 from gunicorn_prom.keys import OTHER, TIMEOUTS
 from gunicorn_prom.scoreboard import ERROR_PLACES, TARGET_BYTES, Gauge
 from gunicorn_prom.slot import Slot
@@ -246,7 +247,7 @@ def _from_scope(scope: dict[str, Any]) -> _Request | None:
     if scope.get("type") not in ("http", "websocket"):
         return None
     target = _target(scope.get("method", "WEBSOCKET"), scope.get("path", ""))
-    return _Request(target, math.inf, {"asgi.scope": scope})
+    return _Request(target, math.inf, noted(scope))
 
 
 _PLACES: tuple[tuple[str, Callable[[dict[str, Any]], _Request | None]], ...] = (

@@ -17,7 +17,7 @@ import pytest
 
 from gunicorn_prom.instrument import routes
 from gunicorn_prom.instrument.record import Recorder
-from gunicorn_prom.instrument.routes import HOLDER, watch_routes
+from gunicorn_prom.instrument.routes import HOLDER, noted, watch_routes
 from gunicorn_prom.keys import MAX_LABEL_LENGTH, OTHER, ROUTES, UNMATCHED
 from tests.routed import ASGI, WSGI, Cases
 from tests.support import APPS
@@ -126,7 +126,7 @@ def call_asgi(app: Any, path: str, method: str = "GET", host: str = "test") -> d
             await asyncio.wait_for(app(scope, receive, send), 10)
 
     asyncio.run(call())
-    return {"asgi.scope": scope}
+    return noted(scope)
 
 
 @pytest.mark.parametrize(("app", "path", "route"), flattened(WSGI))
@@ -247,7 +247,7 @@ def test_without_a_framework_nothing_is_counted_by_route(monkeypatch: pytest.Mon
     find_route = watch_routes(lambda failure: None)
     assert find_route({}) == ""
     assert find_route({"gunicorn_prom.route": "/mine"}) == "/mine"
-    assert find_route({"asgi.scope": {"gunicorn_prom.route": "/mine"}}) == "/mine"
+    assert find_route(noted({"gunicorn_prom.route": "/mine"})) == "/mine"
 
 
 def test_a_framework_that_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
