@@ -30,6 +30,7 @@ from gunicorn.errors import AppImportError
 from gunicorn_prom import workers
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.errors import users_traceback
+from gunicorn_prom.instrument.config import keep_settings_at_hand
 from gunicorn_prom.instrument.insides import Insides, end, look_inside
 from gunicorn_prom.instrument.memory import MemoryWatch
 from gunicorn_prom.instrument.record import Recorder, method_label
@@ -243,6 +244,7 @@ class PrometheusMixin(_Base):
                 VARIABLE,
             )
         if self._slot is not None and self._recorder is not None:
+            keep_settings_at_hand(self.cfg)
             self._look_inside(self._slot, self._recorder)
         if self._asgi_seam is None:
             self._note_booted()

@@ -66,10 +66,8 @@ class WSGISeam:
             # Not by cfg.set(), which looks at the signature with `inspect` and so
             # writes to some 200 KiB that every worker shares with the master.
             cfg.settings[name].value = hook
-        # As attributes of the object they are found at once. Config.__getattr__, by
-        # which Gunicorn finds them twice a request, costs more than all of our counting.
-        vars(cfg).update(hooks)
-        # So are these. By a class and `super` they cost a third of all of our counting.
+        # As attributes of the object. By a class and `super` they cost a third of all of our
+        # counting.
         make_handle = self._make_handle
         if hasattr(worker, "enqueue_req"):
             vars(worker)["enqueue_req"] = _make_enqueue(worker.enqueue_req)
