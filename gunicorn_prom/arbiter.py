@@ -32,6 +32,7 @@ from gunicorn_prom.processes import brief_facts, pid_namespace
 from gunicorn_prom.roster import Roster
 from gunicorn_prom.scoreboard import SIGNALS, Gauge, Master, Vital
 from gunicorn_prom.settings import add_own_settings, read_own_settings
+from gunicorn_prom.signals import SignalQueue, is_unfit
 from gunicorn_prom.state import State, unusable
 from gunicorn_prom.workers import instrument, seam_of, uses_greenlets
 
@@ -122,6 +123,12 @@ class PrometheusArbiter(Arbiter):
         except BaseException:  # Gunicorn ends the process when it cannot bind
             self._close()
             raise
+
+    def init_signals(self) -> None:
+        """Take the signals as Gunicorn does, by a queue that a handler may interrupt."""
+        if is_unfit(self.SIG_QUEUE):
+            self.SIG_QUEUE = cast("Any", SignalQueue())
+        super().init_signals()
 
     def apply_settings(self) -> None:
         """Put ourselves beside what the configuration has just said."""
