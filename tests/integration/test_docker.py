@@ -1,6 +1,7 @@
 """The image, built and run by Debian's Docker engine: a dockerd of the test's own.
 
-Needs root and the Debian packages docker.io and mmdebstrap. No registry is asked: the base image is
+Needs root and the Debian packages docker.io and mmdebstrap, for the emitted Deployment podman, runc
+and catatonit. No registry is asked: the base image is
 a Debian made here. The first run makes its tarball (some 20 s) and keeps it in
 $GUNICORN_PROM_TEST_CACHE, by default a directory below $XDG_CACHE_HOME.
 """
@@ -20,12 +21,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests import walkthrough
-from tests.real_parts import unavailable
-from tests.support import APPS, ROOT, Metrics, run_to_end, wait_for
+from tests.real_parts import find_program, unavailable
+from tests.support import APPS, ROOT, Metrics, free_port, request, run_to_end, wait_for
 
 # Making the base image and building may take longer than any one test.
 pytestmark = [pytest.mark.real_parts, pytest.mark.timeout(300)]
@@ -58,6 +61,7 @@ METRICS_PORT = 9464
 USER_ID = "10001"
 IMAGE = "gunicorn-prom"
 BASE_IMAGE = "debian-python"
+EMITTED_IMAGE = "emitted"
 # gunicorn-prom of this checkout, where pip finds it as it will find a published one.
 PUBLISHING = f"""\
 FROM {BASE_IMAGE}
@@ -106,6 +110,32 @@ class Engine:
                 f"docker {arguments[0]} exited with {finished.returncode}\n"
                 f"{finished.stdout[-4000:]}{finished.stderr[-8000:]}"
             )
+        return finished.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Podman:
+    """A podman with its own storage, as it works without systemd.
+
+    Attributes:
+        options: before each of its commands.
+    """
+
+    options: tuple[str, ...]
+    environment: dict[str, str]
+
+    def run(self, *arguments: str | Path) -> str:
+        """Run a command and return its standard output; print the other, which has the logs."""
+        finished = subprocess.run(
+            [*self.options, *map(str, arguments)],
+            env=self.environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        print(finished.stderr)
+        assert finished.returncode == 0, f"podman {arguments[0]}: {finished.stderr[-4000:]}"
         return finished.stdout.strip()
 
 
@@ -282,18 +312,11 @@ def test_the_commands_of_the_documentation(
     walkthrough.Walkthrough(tmp_path, of_the_reader).follow(ROOT / "docs" / "docker.md")
 
 
-def test_the_emitted_dockerfile_works(engine: Engine, published_image: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("emitted")
+def test_the_emitted_dockerfile_works(engine: Engine) -> None:
     """It builds, is healthy and scraped where the configuration says, and ends at once with 0."""
-    shutil.copytree(APPS, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "app.py").write_text("import itsdangerous\nfrom processes import app\n")
-    (tmp_path / "requirements.txt").write_text("itsdangerous\n")
-    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\nmetrics_path = '/internal'\n")
-    options = ("app:app", "--worker-type=gthread", "--metrics-bind=:9555", "-b", "localhost:80")
-    done = run_to_end(tmp_path, "dockerfile", *options, "-o", ".", command=["emit"])
-    assert done.returncode == 0, done.stderr
-    build(engine, tmp_path, "emitted", f"BASE={published_image}")
     checks = ("--health-interval=1s",)
-    with running(engine, "emitted", None, options=(*LOCKED_DOWN, *checks)) as container:
+    with running(engine, EMITTED_IMAGE, None, options=(*LOCKED_DOWN, *checks)) as container:
         container.wait_for_health("healthy")
         container.wait_until_ready(9555)
         assert container.get("/parent", 8080) == "1"
@@ -301,6 +324,85 @@ def test_the_emitted_dockerfile_works(engine: Engine, published_image: str, tmp_
         assert workers == 2
         duration_s, exit_code = container.stop()
         assert (duration_s < STOP_AT_REST_S, exit_code) == (True, 0), f"after {duration_s:.1f} s"
+
+
+def test_the_emitted_deployment_comes_up(
+    engine: Engine, emitted: Path, podman: Podman, tmp_path: Path
+) -> None:
+    """podman plays it: open to probes and Prometheus, not root, its root read-only, gone with 0."""
+    engine.run("save", EMITTED_IMAGE, "-o", tmp_path / "image.tar")
+    podman.run("load", "--input", tmp_path / "image.tar")
+    port, metrics_port = free_port(), free_port()
+    options = ("app:app", f"--bind=:{port}", f"--metrics-bind=:{metrics_port}")
+    done = run_to_end(emitted, "podmonitor", *options, command=["emit"])
+    assert done.returncode == 0, done.stderr
+    deployment = next(yaml.safe_load_all(done.stdout))
+    (tmp_path / "pod.json").write_text(json.dumps(as_podman_takes_it(deployment)))
+    podman.run("play", "kube", "--network=host", tmp_path / "pod.json")
+    name = "app-pod-0-app"
+    try:
+        wait_for(lambda: is_up(metrics_port), "readiness")
+        assert request(port, "/parent").text == "1"
+        assert Metrics(request(metrics_port, "/internal").text).total("gunicorn_workers") == 2
+        assert podman.run("exec", name, "id", "-u") == USER_ID
+        assert podman.run("exec", name, "sh", "-c", "touch /app/x 2>/dev/null || echo no") == "no"
+        podman.run("stop", name)
+        assert podman.run("inspect", "--format={{.State.ExitCode}}", name) == "0"
+    finally:
+        podman.run("logs", name)
+        podman.run("pod", "rm", "--force", "--all")
+
+
+def as_podman_takes_it(deployment: dict[str, Any]) -> dict[str, Any]:
+    """Change what podman 4.3 cannot: two on the host's network, names of ports, seccomp here."""
+    deployment["spec"]["replicas"] = 1
+    spec = deployment["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    container |= {"image": EMITTED_IMAGE, "imagePullPolicy": "Never"}
+    numbers = {port["name"]: port["containerPort"] for port in container.pop("ports")}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        http_get = container[probe]["httpGet"]
+        http_get["port"] = numbers[http_get["port"]]
+    del spec["securityContext"]["seccompProfile"]
+    return deployment
+
+
+def is_up(metrics_port: int) -> bool:
+    try:
+        return request(metrics_port, "/-/ready").status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def podman() -> Iterator[Podman]:
+    """A podman whose directories have short names, as it wants them."""
+    find_program("catatonit", "catatonit")
+    options = (find_program("podman", "podman"), "--runtime", find_program("runc", "runc"))
+    with tempfile.TemporaryDirectory(prefix="podman-") as name:
+        configuration = Path(name, "containers.conf")
+        limits = 'default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]'
+        configuration.write_text(f"[containers]\n{limits}\n")
+        places = (f"--root={name}/storage", f"--runroot={name}/run", f"--tmpdir={name}/tmp")
+        environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
+        here = ("--cgroup-manager=cgroupfs", "--events-backend=file", "--storage-driver=vfs")
+        yield Podman((*options, *here, *places), environment)
+        unmount_below(Path(name))
+
+
+@pytest.fixture(scope="module")
+def emitted(engine: Engine, published_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An application with a requirement, of which the emitted Dockerfile has made an image."""
+    directory: Path = tmp_path_factory.mktemp("emitted")
+    shutil.copytree(APPS, directory, dirs_exist_ok=True)
+    (directory / "app.py").write_text("import itsdangerous\nfrom processes import app\n")
+    (directory / "requirements.txt").write_text("itsdangerous\n")
+    (directory / "gunicorn.conf.py").write_text("workers = 2\nmetrics_path = '/internal'\n")
+    options = ("app:app", "--worker-type=gthread", "--metrics-bind=:9555", "-b", "localhost:80")
+    done = run_to_end(directory, "dockerfile", *options, "-o", ".", command=["emit"])
+    assert done.returncode == 0, done.stderr
+    build(engine, directory, EMITTED_IMAGE, f"BASE={published_image}")
+    return directory
 
 
 @pytest.fixture(scope="module")
