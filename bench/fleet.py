@@ -18,6 +18,8 @@ import argparse
 import contextlib
 import gzip
 import json
+import signal
+import socket
 import tempfile
 import threading
 import time
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.processes import read_cpu_seconds
+from gunicorn_prom.keys import ROUTES
 from tests.fleet import (
     Agreement,
     Fleet,
@@ -87,6 +90,9 @@ _INCIDENTS = {
     "GunicornJobMissing": "alone",
     "GunicornServerMissing": "killed",
 }
+# The one that sees what no incident brings, and how many times, a scrape behind each.
+_EXPERIENCED = "gevent"
+_EXPERIENCES = 4
 # Those whose failures are to be all that Prometheus knows of their jobs.
 _IDLE = ("all-fail", "some-fail", "few-fail")
 
@@ -153,6 +159,7 @@ def _prove(directory: Path, calm_s: float) -> None:
         say("waiting for the alerts")
         assert_fired(fleet, expected)
         print(f"incidents: {len(expected)} alerts fired for {len(expected)} incidents, no other")
+        _have_the_rest_happen(fleet)
         print(_format_dashboard(fleet, directory))
 
 
@@ -173,6 +180,23 @@ def _pass_calmly(fleet: Fleet, calm_s: float) -> Agreement:
     fleet.stop_clients()
     say("the clients have ended")
     return assert_agreement(fleet, begin, (middle, end))
+
+
+def _have_the_rest_happen(fleet: Fleet) -> None:
+    """Have a server see what no incident brings, so that the whole dashboard has something."""
+    say("mistakes of clients and of the application, a proxy, many routes, a reload")
+    server = fleet.servers[_EXPERIENCED]
+    for number in range(ROUTES.cap + 1):
+        server.get(f"/route/{number}")
+    for _ in range(_EXPERIENCES):
+        server.get("/200", X_Request_Start=f"t={time.time() - 0.02:.3f}")
+        server.get("/200", X_Request_Start="yesterday")
+        assert server.get("/no-number").status == 500
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"nonsense\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 400")
+        server.send_signal(signal.SIGHUP)
+        fleet.wait_for_scrapes()
 
 
 def _format_agreement(found: Agreement) -> str:
