@@ -58,7 +58,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "rounds of one run. Makes its environments in .bench/ with pip.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds: under 3 minutes, not 12"
+        "--quick", action="store_true", help="fewer rounds: some 5 minutes, not 20"
     )
     parser.add_argument(
         "--worker-type",
