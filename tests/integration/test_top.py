@@ -195,9 +195,11 @@ def test_it_can_be_stopped_and_continued(loaded: Server, tmp_path: Path) -> None
         screen.press("C-z")
         screen.wait_for("Stopped")
         assert (screen.tell("alternate_on"), screen.tell("cursor_flag")) == ("0", "1")
-        screen.run("fg")
+        screen.run("fg; echo it ended with $?")
         screen.wait_for("3 busy, 1 idle")
         screen.press("q")
+        # What is typed before is thrown away with the other keys.
+        screen.wait_for("it ended with 0\n")
         screen.run("stty -g | cmp - before && echo the same settings")
         screen.wait_for("the same settings\n")
 
