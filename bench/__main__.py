@@ -57,9 +57,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "wired up by hand, and with gunicorn-prometheus-exporter, in alternating "
         "rounds of one run. Makes its environments in .bench/ with pip.",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds: some 5 minutes, not 20"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: some 5 minutes, not 20")
     parser.add_argument(
         "--worker-type",
         action="append",
