@@ -40,6 +40,8 @@ DEPARTURES = (
     "gunicorn.http2.errors",
     "uvicorn.protocols.utils",
 )
+# Among them, raised where the application has sent what cannot be.
+MISTAKE = "HTTP2Error"
 CLOSE = (b"connection", b"close")
 # What both servers put into it.
 SERVER_ERROR_BODY = b"Internal Server Error"
@@ -424,7 +426,8 @@ class _Stream:
 
 def _is_departure(error: BaseException) -> bool:
     """Tell whether the server has raised the error because the client has gone."""
-    return type(error).__module__ in DEPARTURES
+    kind = type(error)
+    return kind.__module__ in DEPARTURES and kind.__name__ != MISTAKE
 
 
 def _closing(message: Message, scope: Scope) -> Message:

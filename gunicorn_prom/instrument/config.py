@@ -14,13 +14,24 @@ def keep_settings_at_hand(cfg: Config) -> None:
     find an attribute, and makes an exception of that, before it comes to
     `Config.__getattr__`: a quarter of all the instructions of a short request.
     """
+    base = type(cfg)
     # What the class has, properties for instance, is found first in any case.
-    names = [name for name in cfg.settings if not hasattr(type(cfg), name)]
-    attributes, set_setting = vars(cfg), cfg.set
+    found = {name: s.get() for name, s in cfg.settings.items() if not hasattr(base, name)}
+    cfg.__class__ = type(base.__name__, (_AtHand, base), {})
+    vars(cfg).update(found)
 
-    def set_both(name: str, value: Any) -> None:
-        set_setting(name, value)
-        if name in names:
-            attributes[name] = cfg.settings[name].get()
 
-    attributes.update({name: cfg.settings[name].get() for name in names}, set=set_both)
+class _AtHand:
+    """What `set` does besides, in front of Gunicorn's own class."""
+
+    settings: Any
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a setting, and the attribute.
+
+        Raises:
+            AttributeError: there is no such setting.
+        """
+        super().set(name, value)  # type: ignore[misc]  # Gunicorn's class comes behind
+        if name in vars(self):
+            vars(self)[name] = self.settings[name].get()

@@ -72,15 +72,15 @@ def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:
     return find_route
 
 
-def noted(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an environ that stands for a request of ASGI has of its scope."""
-    environ = {}
-    if GIVEN in scope:
-        environ[GIVEN] = scope[GIVEN]
-    notes = scope.get(HOLDER, scope)
+def noted(place: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands of the route in a scope, or in an environ made of one."""
+    found = {}
+    if GIVEN in place:
+        found[GIVEN] = place[GIVEN]
+    notes = place.get(HOLDER, place)
     if FOUND in notes:
-        environ[FOUND] = notes[FOUND]
-    return environ
+        found[FOUND] = notes[FOUND]
+    return found
 
 
 def _note_route(place: Place, route: Any) -> None:

@@ -240,7 +240,7 @@ def _from_environ(environ: dict[str, Any]) -> _Request | None:
     if "REQUEST_METHOD" not in environ or "wsgi.version" not in environ:
         return None
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-    return _Request(_target(environ["REQUEST_METHOD"], path), math.inf, environ)
+    return _Request(_target(environ["REQUEST_METHOD"], path), math.inf, noted(environ))
 
 
 def _from_scope(scope: dict[str, Any]) -> _Request | None:

@@ -1,5 +1,6 @@
 """The settings of a worker as attributes: what Gunicorn asks for, it still gets."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -38,6 +39,13 @@ def test_what_is_set_later_is_seen(cfg: Config, name: str, value: Any) -> None:
     """A hook of the user's may set something while the worker serves."""
     cfg.set(name, value)
     assert getattr(cfg, name) == cfg.settings[name].get() == value
+
+
+def test_a_copy_is_a_copy(cfg: Config) -> None:
+    """What is set in a copy is set there, and nowhere else."""
+    other = copy.deepcopy(cfg)
+    other.set("keepalive", 99)
+    assert (other.keepalive, cfg.keepalive) == (99, 2)
 
 
 def test_what_is_no_setting_is_still_none(cfg: Config) -> None:

@@ -198,11 +198,17 @@ def patched(patch: Any) -> Any:
 
 
 def test_an_application_behind_a_bridge(failures: list[BaseException]) -> None:
-    """A route is found across a2wsgi, in both directions."""
+    """A route is found across a2wsgi, in both directions, and from the inside too."""
     a2wsgi = pytest.importorskip("a2wsgi")
     find_route = watch_routes(failures.append)
-    wsgi = a2wsgi.WSGIMiddleware(app_of("routed_flask:app"))
-    assert find_route(call_asgi(wsgi, "/users/7")) == "/users/<int:user_id>"
+    flask, inside = app_of("routed_flask:app"), []
+
+    def seen(environ: dict[str, Any], start_response: Any) -> Any:
+        inside.append(environ)
+        return flask(environ, start_response)
+
+    assert find_route(call_asgi(a2wsgi.WSGIMiddleware(seen), "/users/7")) == "/users/<int:user_id>"
+    assert find_route(noted(inside[0])) == "/users/<int:user_id>"
     environ = environ_of("/tenants/acme/users/7", SERVER_PROTOCOL="HTTP/1.1")
     call_wsgi(a2wsgi.ASGIMiddleware(app_of("routed_asgi:app")), environ)
     assert find_route(environ) == "/tenants/{tenant}/users/{user_id:int}"
