@@ -43,11 +43,18 @@ def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLI
         pause_s = min(pause_s * 1.2, LONGEST_POLL_S)
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a TCP port of the loopback that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback that nobody has at this moment, each time another."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
 
 
 def is_listening(port: int) -> bool:

@@ -145,12 +145,13 @@ class TestMix(Mix):
             f"traceparent: 00-{trace_id}-b7ad6b7169203331-01",
         )
         asked.send([Shot("POST", "/echo", body=b"four", headers=headers)])
-        metrics = asked.assert_exact()
+        asked.assert_exact()
+        # These come behind the rest of a request.
         waited = "gunicorn_http_request_queue_seconds"
+        metrics = asked.server.wait_for_metrics(lambda m: m.total(f"{waited}_sum") >= 1, "the wait")
         assert metrics.one(f"{waited}_count", stage="proxy") == 1
-        assert metrics.one(f"{waited}_sum", stage="proxy") >= 1
-        kept = request(asked.server.metrics_port, "/metrics", Accept="application/openmetrics-text")
-        assert trace_id in kept.text
+        port, accept = asked.server.metrics_port, "application/openmetrics-text"
+        wait_for(lambda: trace_id in request(port, "/metrics", Accept=accept).text, "the trace")
 
     def test_200_websockets(self, asked: Traffic) -> None:
         """WebSockets are counted when accepted and gauged while open, and are no requests.
