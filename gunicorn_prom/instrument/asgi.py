@@ -14,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from operator import attrgetter
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
 from gunicorn_prom.instrument.routes import HOLDER, noted
@@ -69,7 +69,7 @@ class ASGISeam:
         self._slot = slot
         self._recorder = recorder
         self._server: _Gunicorn | _Uvicorn = _Gunicorn()
-        self._clients_close = False
+        self.clients_close = False
 
     def install(self, worker: Any, note_departure: Callable[[str], None]) -> None:
         """Wrap the application where `worker` takes it from.
@@ -105,12 +105,12 @@ class ASGISeam:
 
     def have_clients_close(self) -> None:
         """Have the next answer on each connection tell the client to close it."""
-        self._clients_close = True
+        self.clients_close = True
 
     def wrap(self, app: App) -> App:
         """Return an application that does what `app` does, and counts it."""
-        begin, finish, settle = self._recorder.begin, self._finish, self._settle
-        its_server, find_transport = self._server, self._server.find_transport
+        begin, settle = self._recorder.begin, self._settle
+        its_server, find_connection = self._server, self._server.find_connection
         has_routes = self._recorder.find_route is not None
 
         async def counted_app(scope: Scope, receive: Receive, send: Send) -> Any:
@@ -118,111 +118,84 @@ class ASGISeam:
                 if scope["type"] == "websocket":
                     return await self._serve_websocket(app, scope, receive, send)
                 return await app(scope, receive, send)
-            server: _Server
+            exchange = _Exchange()
             try:
-                server, is_closing = its_server, find_transport(receive).is_closing
+                connection = exchange.connection = find_connection(receive)
+                exchange.server, exchange.transport = its_server, connection.transport
             except AttributeError:
-                server = stream = _Stream(receive, send)
-                receive, send, is_closing = stream.receive, stream.send, stream.is_closing
+                stream = _Stream(receive, send)
+                exchange.server = exchange.connection = exchange.transport = stream
+                receive, send = stream.receive, stream.send
             if has_routes:
                 scope[HOLDER] = {}
-            is_lost = server.is_lost
-            status = body_bytes = 0
-            is_over = False
-            method = scope["method"]  # as the client has it: middleware may write another
-            request = begin(method, scope["path"])
-
-            async def counted_send(message: Message) -> None:
-                nonlocal status, body_bytes, is_over
-                kind = message["type"]
-                if kind == "http.response.body" and status and not is_over:
-                    was_closing = is_closing()
-                    await send(message)
-                    if not (was_closing or is_lost(receive)):
-                        body = message.get("body")
-                        if body:
-                            body_bytes += len(body)
-                        if not message.get("more_body"):
-                            is_over = True
-                            finish(request, method, scope, status, body_bytes)
-                else:
-                    if self._clients_close and kind == "http.response.start":
-                        message = _closing(message, scope)
-                    await send(message)
-                    if kind == "http.response.start" and not status and not is_closing():
-                        status = message["status"]
-
+            exchange.seam, exchange.scope, exchange.forward = self, scope, send
+            # As the client has it: middleware may write another.
+            method = exchange.method = scope["method"]
+            exchange.request = begin(method, scope["path"])
             try:
-                return await app(scope, receive, counted_send)
+                return await app(scope, receive, exchange.send)
             except BaseException as error:
-                if is_over:
+                if exchange.is_over:
                     self._count_exception(method, scope, error)
                 raise
             finally:
-                if not is_over:
-                    is_over = True
-                    known = _Unfinished(request, method, scope, status, body_bytes, is_closing())
-                    settle(known, sys.exception(), server, receive)
+                if not exchange.is_over:
+                    exchange.is_over = True
+                    settle(exchange, sys.exception())
 
         return counted_app
 
-    def _finish(
-        self, request: InProgress, method: str, scope: Scope, status: int, body_bytes: int
-    ) -> None:
+    def finish(self, exchange: "_Exchange", status: int, body_bytes: int) -> None:
         """Count a request that was answered."""
         try:
+            method = exchange.method
             if method == "HEAD" or status in STATUSES_WITHOUT_BODY:
                 body_bytes = 0
-            self._recorder.record(request, method, status, _environ(scope), body_bytes)
+            environ = _environ(exchange.scope)
+            self._recorder.record(exchange.request, method, status, environ, body_bytes)
         except Exception as failure:
             self._slot.report("request", failure)
 
-    def _settle(
-        self,
-        known: "_Unfinished",
-        error: BaseException | None,
-        server: "_Server",
-        receive: Receive,
-    ) -> None:
+    def _settle(self, exchange: "_Exchange", error: BaseException | None) -> None:
         """Count a request whose application has ended before its response.
 
         Args:
             error: with which the application has ended.
         """
         try:
-            sent = server.sent_status(receive, known.status)
-            if known.is_closing:
+            server, connection, status = exchange.server, exchange.connection, exchange.status
+            sent = server.sent_status(connection, status)
+            if exchange.transport.is_closing():
                 # Whatever the application raises comes of that, in every framework.
-                self._break_off(known, sent)
+                self._break_off(exchange, sent)
                 self._slot.count_aborted("client_disconnect")
                 return
             if error is not None:
-                self._count_exception(known.method, known.scope, error)
-            answer = 0 if sent else server.answer(receive, known.status, error)
+                self._count_exception(exchange.method, exchange.scope, error)
+            answer = 0 if sent else server.answer(connection, status, error)
             if answer:
-                body_bytes = 0 if known.status else len(SERVER_ERROR_BODY)
-                self._finish(known.request, known.method, known.scope, answer, body_bytes)
-                self._count_answered(known, error)
+                self.finish(exchange, answer, 0 if status else len(SERVER_ERROR_BODY))
+                self._count_answered(exchange, error)
                 return
-            self._break_off(known, sent)
+            self._break_off(exchange, sent)
             reason = "error" if sent else "no_response"
             self._slot.count_aborted("timeout" if self.aborting else reason)
         except Exception as failure:
             self._slot.report("request", failure)
 
-    def _count_answered(self, known: "_Unfinished", error: BaseException | None) -> None:
+    def _count_answered(self, exchange: "_Exchange", error: BaseException | None) -> None:
         """Count an exception of the application to which the server has given the answer."""
         if isinstance(error, Exception):
-            endpoint = self._recorder.endpoint(_environ(known.scope))
-            labels = (method_label(known.method), endpoint, type(error).__name__)
+            endpoint = self._recorder.endpoint(_environ(exchange.scope))
+            labels = (method_label(exchange.method), endpoint, type(error).__name__)
             self._slot.count(ERROR_HANDLING, labels)
 
-    def _break_off(self, known: "_Unfinished", status: int) -> None:
+    def _break_off(self, exchange: "_Exchange", status: int) -> None:
         """Count a request whose response did not come, status 0, or not to its end."""
         if status:
-            self._finish(known.request, known.method, known.scope, status, known.body_bytes)
+            self.finish(exchange, status, exchange.body_bytes)
         else:
-            self._recorder.end(known.request)
+            self._recorder.end(exchange.request)
 
     def _count_exception(self, method: str, scope: Scope, error: BaseException) -> None:
         if isinstance(error, Exception) and not _is_departure(error):
@@ -239,25 +212,27 @@ class ASGISeam:
         open_now = self._slot.gauges + Gauge.WEBSOCKETS
         if self._recorder.find_route is not None:
             scope[HOLDER] = {}
-        is_open, is_handshake, status, body_bytes = False, True, 0, 0
-        request = self._recorder.begin("GET", scope["path"])
+        is_open, is_handshake = False, True
+        exchange = _Exchange()
+        exchange.method, exchange.scope = "GET", scope
+        exchange.request = self._recorder.begin("GET", scope["path"])
 
         async def counted_send(message: Message) -> None:
-            nonlocal is_open, is_handshake, status, body_bytes
+            nonlocal is_open, is_handshake
             await send(message)
             kind = message["type"]
             if kind == "websocket.accept":
-                self._recorder.end(request)
+                self._recorder.end(exchange.request)
                 is_open, is_handshake = True, False
                 cells[accepted] += 1.0
                 cells[open_now] += 1.0
             elif kind == "websocket.close":
-                status = FORBIDDEN
+                exchange.status = FORBIDDEN
                 close()
             elif kind == "websocket.http.response.start":
-                status = message["status"]
+                exchange.status = message["status"]
             elif kind == "websocket.http.response.body":
-                body_bytes += len(message.get("body", b""))
+                exchange.body_bytes += len(message.get("body", b""))
 
         def close() -> None:
             nonlocal is_open
@@ -274,25 +249,26 @@ class ASGISeam:
             close()
             if is_handshake:
                 transport = getattr(getattr(receive, "__self__", None), "transport", None)
-                is_closing = transport is not None and transport.is_closing()
-                known = _Unfinished(request, "GET", scope, status, body_bytes, is_closing)
-                self._settle_handshake(known, sys.exception())
+                is_gone = transport is not None and transport.is_closing()
+                self._settle_handshake(exchange, sys.exception(), is_gone=is_gone)
 
-    def _settle_handshake(self, known: "_Unfinished", error: BaseException | None) -> None:
+    def _settle_handshake(
+        self, exchange: "_Exchange", error: BaseException | None, *, is_gone: bool
+    ) -> None:
         """Count a handshake that has not become a WebSocket."""
-        status, body_bytes = known.status, known.body_bytes
+        status, body_bytes = exchange.status, exchange.body_bytes
         try:
-            if known.is_closing and not status:
-                self._break_off(known, 0)
+            if is_gone and not status:
+                self._break_off(exchange, 0)
                 self._slot.count_aborted("client_disconnect")
                 return
             if not status:
                 status, body_bytes = SERVER_ERROR, len(SERVER_ERROR_BODY)
-                self._count_answered(known, error)
+                self._count_answered(exchange, error)
         except Exception as failure:
             self._slot.report("request", failure)
             return
-        self._finish(known.request, known.method, known.scope, status, body_bytes)
+        self.finish(exchange, status, body_bytes)
 
     def _count_refusals(self, protocol: type, name: str) -> None:
         """Count what the server refuses by itself: where it can read no request.
@@ -317,49 +293,82 @@ class ASGISeam:
         setattr(protocol, name, counted_answer)
 
 
-class _Unfinished(NamedTuple):
-    """A request whose application has ended before its response.
+class _Exchange:
+    """A request, what has been sent for it, and the `send` of its application.
+
+    A method of an object without `__init__` costs half of a closure with as many variables.
 
     Attributes:
-        status: as the application has given it, 0 when it has not.
-        is_closing: the client has gone.
+        connection: where the server shows what has become of the client.
+        forward: the server's `send`.
+        status: as the application has given it, 0 while it has not.
+        is_over: it was counted.
     """
 
+    seam: ASGISeam
     request: InProgress
     method: str
     scope: Scope
-    status: int
-    body_bytes: int
-    is_closing: bool
+    server: "_Server"
+    connection: Any
+    transport: Any
+    forward: Send
+    status = 0
+    body_bytes = 0
+    is_over = False
+
+    async def send(self, message: Message) -> None:
+        """Send what the application gives, and note it."""
+        kind = message["type"]
+        if kind == "http.response.body" and self.status and not self.is_over:
+            was_closing = self.transport.is_closing()
+            await self.forward(message)
+            if not (was_closing or self.server.is_lost(self.connection)):
+                body = message.get("body")
+                if body:
+                    self.body_bytes += len(body)
+                if not message.get("more_body"):
+                    self.is_over = True
+                    self.seam.finish(self, self.status, self.body_bytes)
+        else:
+            if self.seam.clients_close and kind == "http.response.start":
+                message = _closing(message, self.scope)
+            await self.forward(message)
+            if (
+                kind == "http.response.start"
+                and not self.status
+                and not self.transport.is_closing()
+            ):
+                self.status = message["status"]
 
 
 class _Server(Protocol):
     """What is to be known of a server; it shows itself in the `receive` of a request."""
 
-    def is_lost(self, receive: Receive) -> bool:
+    def is_lost(self, connection: Any) -> bool:
         """Tell whether the client went away while the last message was sent to it.
 
         The transport does not tell: the server may have closed it behind the message.
         """
 
-    def sent_status(self, receive: Receive, status: int) -> int:
+    def sent_status(self, connection: Any, status: int) -> int:
         """Return `status` if it has gone out, else 0."""
 
-    def answer(self, receive: Receive, status: int, error: BaseException | None) -> int:
+    def answer(self, connection: Any, status: int, error: BaseException | None) -> int:
         """Return the status that the server answers itself where none has gone out, 0 for none."""
 
 
 class _Gunicorn:
     """Gunicorn's own server, HTTP/1."""
 
-    find_transport = attrgetter("__self__.protocol.transport")
-    is_lost = attrgetter("__self__.protocol._closed")
+    find_connection = attrgetter("__self__.protocol")
+    is_lost = attrgetter("_closed")
 
-    def sent_status(self, receive: Any, status: int) -> int:
+    def sent_status(self, connection: Any, status: int) -> int:
         # The head waits for the first part of the body.
-        return status if receive.__self__.protocol._response_buffer is None else 0
+        return status if connection._response_buffer is None else 0
 
-    def answer(self, receive: Any, status: int, error: BaseException | None) -> int:
+    def answer(self, connection: Any, status: int, error: BaseException | None) -> int:
         is_fit = not status and (error is None or isinstance(error, Exception))
         return SERVER_ERROR if is_fit else 0
 
@@ -367,15 +376,15 @@ class _Gunicorn:
 class _Uvicorn:
     """uvicorn's server, HTTP/1."""
 
-    find_transport = attrgetter("__self__.transport")
-    is_lost = attrgetter("__self__.disconnected")
+    find_connection = attrgetter("__self__")
+    is_lost = attrgetter("disconnected")
 
-    def sent_status(self, receive: Any, status: int) -> int:
+    def sent_status(self, connection: Any, status: int) -> int:
         return status
 
-    def answer(self, receive: Any, status: int, error: BaseException | None) -> int:
+    def answer(self, connection: Any, status: int, error: BaseException | None) -> int:
         # Also of a cancelled request. A head that cannot be written counts as written.
-        return 0 if receive.__self__.response_started else SERVER_ERROR
+        return 0 if connection.response_started else SERVER_ERROR
 
 
 class _Stream:
@@ -407,10 +416,10 @@ class _Stream:
     def is_closing(self) -> bool:
         return self._is_gone
 
-    def is_lost(self, receive: Receive) -> bool:
+    def is_lost(self, connection: Any) -> bool:
         return False  # `send` raises then
 
-    def sent_status(self, receive: Receive, status: int) -> int:
+    def sent_status(self, connection: Any, status: int) -> int:
         # The head waits for the first part of the body; `send` knows whether it has gone.
         names = getattr(self._send, "__code__", _Stream.send.__code__).co_freevars
         if "headers_sent" not in names:
@@ -418,7 +427,7 @@ class _Stream:
         cells: Any = self._send.__closure__
         return status if cells[names.index("headers_sent")].cell_contents else 0
 
-    def answer(self, receive: Receive, status: int, error: BaseException | None) -> int:
+    def answer(self, connection: Any, status: int, error: BaseException | None) -> int:
         if error is None:
             return status or SERVER_ERROR
         return SERVER_ERROR if isinstance(error, Exception) else 0
