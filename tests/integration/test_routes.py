@@ -149,8 +149,12 @@ def test_more_routes_than_the_cap(flask: Server) -> None:
 
 @pytest.mark.real_parts
 def test_the_queries_of_the_guide(flask: Server, tmp_path: Path) -> None:
-    """Each query in docs/guide/routes.md finds something in a real Prometheus."""
-    queries = PROMQL.findall((ROOT / "docs/guide/routes.md").read_text())
+    """Each query in docs/guide/routes.md finds something in a real Prometheus.
+
+    But for what a server that is well does not have.
+    """
+    blocks = PROMQL.findall((ROOT / "docs/guide/routes.md").read_text())
+    queries = [block for block in blocks if "# may be empty" not in block]
     assert len(queries) > 1
     paths = ["/users/7", "/nowhere", "/users/7/posts/hello/broken"]
     with running_prometheus(tmp_path, flask.metrics_port) as port:
