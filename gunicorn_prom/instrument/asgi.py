@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
-from gunicorn_prom.instrument.routes import HOLDER, noted
+from gunicorn_prom.instrument.routes import GIVEN, HOLDER
 from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
 from gunicorn_prom.scoreboard import Gauge
 from gunicorn_prom.slot import Slot
@@ -126,8 +126,9 @@ class ASGISeam:
                 stream = _Stream(receive, send)
                 exchange.server = exchange.connection = exchange.transport = stream
                 receive, send = stream.receive, stream.send
+            notes = exchange.notes = {}
             if has_routes:
-                scope[HOLDER] = {}
+                scope[HOLDER] = notes
             exchange.seam, exchange.scope, exchange.forward = self, scope, send
             # As the client has it: middleware may write another.
             method = exchange.method = scope["method"]
@@ -136,7 +137,7 @@ class ASGISeam:
                 return await app(scope, receive, exchange.send)
             except BaseException as error:
                 if exchange.is_over:
-                    self._count_exception(method, scope, error)
+                    self._count_exception(exchange, error)
                 raise
             finally:
                 if not exchange.is_over:
@@ -151,8 +152,7 @@ class ASGISeam:
             method = exchange.method
             if method == "HEAD" or status in STATUSES_WITHOUT_BODY:
                 body_bytes = 0
-            environ = _environ(exchange.scope)
-            self._recorder.record(exchange.request, method, status, environ, body_bytes)
+            self._recorder.record(exchange.request, method, status, _environ(exchange), body_bytes)
         except Exception as failure:
             self._slot.report("request", failure)
 
@@ -171,7 +171,7 @@ class ASGISeam:
                 self._slot.count_aborted("client_disconnect")
                 return
             if error is not None:
-                self._count_exception(exchange.method, exchange.scope, error)
+                self._count_exception(exchange, error)
             answer = 0 if sent else server.answer(connection, status, error)
             if answer:
                 self.finish(exchange, answer, 0 if status else len(SERVER_ERROR_BODY))
@@ -186,7 +186,7 @@ class ASGISeam:
     def _count_answered(self, exchange: "_Exchange", error: BaseException | None) -> None:
         """Count an exception of the application to which the server has given the answer."""
         if isinstance(error, Exception):
-            endpoint = self._recorder.endpoint(_environ(exchange.scope))
+            endpoint = self._recorder.endpoint(_environ(exchange))
             labels = (method_label(exchange.method), endpoint, type(error).__name__)
             self._slot.count(ERROR_HANDLING, labels)
 
@@ -197,10 +197,10 @@ class ASGISeam:
         else:
             self._recorder.end(exchange.request)
 
-    def _count_exception(self, method: str, scope: Scope, error: BaseException) -> None:
+    def _count_exception(self, exchange: "_Exchange", error: BaseException) -> None:
         if isinstance(error, Exception) and not _is_departure(error):
-            endpoint = self._recorder.endpoint(_environ(scope))
-            self._slot.count_failed_request(method_label(method), error, endpoint)
+            endpoint = self._recorder.endpoint(_environ(exchange))
+            self._slot.count_failed_request(method_label(exchange.method), error, endpoint)
 
     async def _serve_websocket(self, app: App, scope: Scope, receive: Receive, send: Send) -> Any:
         """Count a WebSocket when it is accepted, and as open until either side closes it.
@@ -210,11 +210,11 @@ class ASGISeam:
         cells = self._slot.cells
         accepted = self._slot.counters + self._slot.layout.websockets
         open_now = self._slot.gauges + Gauge.WEBSOCKETS
-        if self._recorder.find_route is not None:
-            scope[HOLDER] = {}
         is_open, is_handshake = False, True
         exchange = _Exchange()
-        exchange.method, exchange.scope = "GET", scope
+        exchange.method, exchange.scope, exchange.notes = "GET", scope, {}
+        if self._recorder.find_route is not None:
+            scope[HOLDER] = exchange.notes
         exchange.request = self._recorder.begin("GET", scope["path"])
 
         async def counted_send(message: Message) -> None:
@@ -243,7 +243,7 @@ class ASGISeam:
         try:
             return await app(scope, receive, counted_send)
         except BaseException as error:
-            self._count_exception("GET", scope, error)
+            self._count_exception(exchange, error)
             raise
         finally:
             close()
@@ -299,6 +299,7 @@ class _Exchange:
     A method of an object without `__init__` costs half of a closure with as many variables.
 
     Attributes:
+        notes: of the route, see `gunicorn_prom.instrument.routes`.
         connection: where the server shows what has become of the client.
         forward: the server's `send`.
         status: as the application has given it, 0 while it has not.
@@ -309,6 +310,7 @@ class _Exchange:
     request: InProgress
     method: str
     scope: Scope
+    notes: dict[str, Any]
     server: "_Server"
     connection: Any
     transport: Any
@@ -446,9 +448,11 @@ def _closing(message: Message, scope: Scope) -> Message:
     return {**message, "headers": [*message.get("headers", ()), CLOSE]}
 
 
-def _environ(scope: Scope) -> dict[str, Any]:
+def _environ(exchange: _Exchange) -> dict[str, Any]:
     """Return what a `Recorder` takes for the environ of the request."""
-    environ = noted(scope)
+    scope, environ = exchange.scope, exchange.notes
+    if GIVEN in scope:
+        environ[GIVEN] = scope[GIVEN]
     for name, value in scope["headers"]:
         if name in HEADERS:
             environ[HEADERS[name]] = value.decode("latin-1")

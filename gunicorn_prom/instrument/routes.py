@@ -6,7 +6,7 @@ a process, and nothing of a framework is imported here.
 
 What is noted stands in the environ of a WSGI application. The scope of an ASGI application
 is often copied on its way, so there it stands in a dict under HOLDER that copies share; who
-hands the scope to the application puts it there, and asks by `noted` what has become of it.
+hands the scope to the application puts it there.
 """
 
 import functools
