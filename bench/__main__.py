@@ -17,8 +17,11 @@ _PACKAGES = (
     "gunicorn",
     "gunicorn-prom",
     "gevent",
+    "uvicorn",
+    "fastapi",
     "prometheus-client",
     "gunicorn-prometheus-exporter",
+    "prometheus-fastapi-instrumentator",
 )
 _FULL = Effort(
     counted_rounds=3,

@@ -48,6 +48,8 @@ class Launch:
 
     def application(self, variant: str) -> str:
         """Return the name of the application that such workers speak to."""
+        if variant in ("fast", "instrumented"):
+            return f"{variant}:app"
         return f"hello:{'asgi_' if self.worker_type in _ASGI else ''}{variant}"
 
     @property
@@ -123,16 +125,20 @@ def _no_variables(launch: Launch) -> dict[str, str]:
     return {}
 
 
+def _multiprocess_variables(launch: Launch) -> dict[str, str]:
+    return {"PROMETHEUS_MULTIPROC_DIR": str(launch.multiprocess_directory)}
+
+
 def _by_hand_variables(launch: Launch) -> dict[str, str]:
     return {
-        "PROMETHEUS_MULTIPROC_DIR": str(launch.multiprocess_directory),
+        **_multiprocess_variables(launch),
         "BENCH_METRICS_PORT": str(launch.metrics_port),
     }
 
 
 def _exporter_variables(launch: Launch) -> dict[str, str]:
     return {
-        "PROMETHEUS_MULTIPROC_DIR": str(launch.multiprocess_directory),
+        **_multiprocess_variables(launch),
         "PROMETHEUS_METRICS_PORT": str(launch.metrics_port),
         "PROMETHEUS_BIND_ADDRESS": "127.0.0.1",
         "GUNICORN_WORKERS": str(launch.workers),
@@ -141,6 +147,7 @@ def _exporter_variables(launch: Launch) -> dict[str, str]:
 
 _BARE = "bare Gunicorn"
 _BARE_TOLD = "bare Gunicorn, told all"
+_BARE_FASTAPI = "bare Gunicorn, FastAPI"
 _BARE_23 = "bare Gunicorn 23"
 
 CONTENDERS = (
@@ -180,6 +187,33 @@ CONTENDERS = (
         variables=_no_variables,
         is_project=True,
         worker_types=WORKER_TYPES,
+    ),
+    # What a framework takes: it has the route of each request found.
+    Contender(
+        name=_BARE_FASTAPI,
+        base=_BARE_FASTAPI,
+        environment=NEWEST,
+        arguments=_run_bare(NEWEST, "fast"),
+        variables=_no_variables,
+        has_metrics=False,
+        worker_types=_ASGI,
+    ),
+    Contender(
+        name="gunicorn-prom, FastAPI",
+        base=_BARE_FASTAPI,
+        environment=NEWEST,
+        arguments=_run_project("fast"),
+        variables=_no_variables,
+        is_project=True,
+        worker_types=_ASGI,
+    ),
+    Contender(
+        name="prometheus-fastapi-instrumentator",
+        base=_BARE_FASTAPI,
+        environment=NEWEST,
+        arguments=_run_bare(NEWEST, "instrumented"),
+        variables=_multiprocess_variables,
+        worker_types=_ASGI,
     ),
     Contender(
         name="prometheus_client by hand",

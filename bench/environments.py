@@ -85,7 +85,15 @@ class Environment:
 
 
 NEWEST = Environment(
-    "newest", ("gunicorn[gevent]", "prometheus-client", "uvicorn[standard]", "uvicorn-worker")
+    "newest",
+    (
+        "gunicorn[gevent]",
+        "prometheus-client",
+        "uvicorn[standard]",
+        "uvicorn-worker",
+        "fastapi",
+        "prometheus-fastapi-instrumentator",
+    ),
 )
 GUNICORN_23 = Environment(
     "gunicorn-23",

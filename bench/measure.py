@@ -126,10 +126,14 @@ class Session:
 
     def _take_turns(self, worker_type: str, rounds: int) -> Iterator[tuple[int, Contender]]:
         """Yield each contender once per round, in the opposite order every other round."""
-        able = [one for one in self.contenders if worker_type in one.worker_types]
+        able = self.able(worker_type)
         for number in range(rounds):
             for contender in able if number % 2 == 0 else reversed(able):
                 yield number, contender
+
+    def able(self, worker_type: str) -> list[Contender]:
+        """Return the contenders that can have such workers."""
+        return [one for one in self.contenders if worker_type in one.worker_types]
 
     def _count_instructions(self, worker_type: str, counter: Counter, client: Client) -> None:
         """Count in a fresh server per round, each round with another hash seed.
@@ -169,7 +173,7 @@ class Session:
 
     def _measure_footprint(self, client: Client) -> None:
         """Launch one server at a time: memory shared with another would count half."""
-        for contender in self.contenders:
+        for contender in self.able("sync"):
             with run_server(contender, "sync"):
                 pass  # The first launch after an installation reads everything from disk.
         for _, contender in self._take_turns("sync", self.effort.footprint_rounds):

@@ -91,8 +91,9 @@ def _format_setting(session: Session, versions: dict[str, dict[str, str]]) -> st
         f"- Instructions: {_describe_counter(session)}",
         f"- CPU time and requests per second: {session.effort.traffic_rounds} launches of"
         f" {session.effort.traffic_requests:,} requests each",
-        "- One worker answers a hello-world application; four connections, kept alive"
-        " except with sync, which closes. The client has a processor of its own",
+        "- One worker answers a hello-world application, FastAPI's where that is said; four"
+        " connections, kept alive except with sync, which closes. The client has a processor"
+        " of its own",
         "- Contenders take turns in every round. A figure is the median, a ratio the"
         " median of the ratios to bare Gunicorn in the same round, with the quartiles"
         " in brackets",
@@ -143,7 +144,7 @@ def _format_traffic(
 
 def _format_footprint(session: Session) -> str:
     rows = [["", *(column.title for column in _FOOTPRINT_COLUMNS)]]
-    for contender in session.contenders:
+    for contender in session.able("sync"):
         cells = [
             _format_footprint_cell(session.measurements, column, contender)
             for column in _FOOTPRINT_COLUMNS
