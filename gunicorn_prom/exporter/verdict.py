@@ -95,7 +95,8 @@ class Judge:
             backlog: connections that wait now.
         """
         dead, unready = liveness_problem(server), readiness_problem(server)
-        if all(has_died(found) for found in server.masters):
+        # A pid that is not seen says nothing of a master whose heart beats.
+        if dead and all(has_died(found) for found in server.masters):
             word, reason = "down", dead
         elif all(found.reading.master[Master.STOPPING] for found in server.masters):
             word, reason = "stopping", unready

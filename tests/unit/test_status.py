@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from gunicorn_prom.autopsy import AUTOPSIES
 from gunicorn_prom.exporter.collector import ServerCollector
 from gunicorn_prom.exporter.endpoint import Endpoint
+from gunicorn_prom.exporter.health import HEARTBEAT_LIMIT_S
 from gunicorn_prom.exporter.history import POINTS, quantile
 from gunicorn_prom.exporter.message import Request
 from gunicorn_prom.exporter.sidecar import RootReader
@@ -37,6 +38,8 @@ from tests.unit.boards import META, log, opened, start_worker
 
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "status-schema.json").read_text()))
 TIMEOUT_S = 30.0
+# Source: PID_MAX_LIMIT in include/linux/threads.h.
+MAX_PID = 4 * 1024 * 1024
 
 
 class Clock:
@@ -439,6 +442,21 @@ def test_no_server(tmp_path: Path) -> None:
     assert (found["master"], found["masters"], found["workers"]) == (None, [], [])
     assert found["recent"]["request_rate"] is None
     assert found["history"]["workers"] == [0]
+
+
+def test_a_pid_that_is_not_seen(scene: Scene) -> None:
+    """A master is down when its heart has stopped too, for its pid may just not be seen."""
+    scene.start(0, 1)
+    scene.board.meta["pid"] = MAX_PID + 1
+    assert scene.document()["health"] == {
+        "word": "healthy",
+        "reason": "1 of 1 worker serves",
+        "live": True,
+        "ready": True,
+    }
+    scene.clock.now += HEARTBEAT_LIMIT_S + 1
+    reason = f"the master (pid {MAX_PID + 1}) has died, its workers are left"
+    assert scene.health() == ("down", reason)
 
 
 # What a worker does.
