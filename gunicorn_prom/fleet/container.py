@@ -1,5 +1,7 @@
 """How a server runs in a container, whichever engine runs that."""
 
+from itertools import chain, count
+
 from gunicorn_prom import __version__
 from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet.plan import Bind, Plan
@@ -25,7 +27,7 @@ STATE_DIR = "/run/gunicorn-prom"
 TLS_DIR = "/etc/gunicorn-prom/tls"
 WEB_DIR = "/etc/gunicorn-prom/web"
 DEFAULT_PORTS = (8000, 8001)
-DEFAULT_METRICS_PORTS = (9464, 9465)
+DEFAULT_METRICS_PORT = 9464
 # Below, a user that is not root may not listen everywhere.
 FIRST_FREE_PORT, ABOVE = 1024, 8000
 
@@ -56,10 +58,13 @@ def listeners(plan: Plan) -> tuple[Bind, ...]:
 
 
 def metrics_bind(plan: Plan) -> Bind:
-    """Return where the metrics server listens in a container."""
-    taken = {bind.port for bind in listeners(plan)}
-    default = next(port for port in DEFAULT_METRICS_PORTS if port not in taken)
-    return Bind(_every(plan.metrics_host), inner_port(plan.metrics_port) or default)
+    """Return where the metrics server listens in a container, beside the application.
+
+    Ports that differ on a host may be the same in a container, and so may addresses.
+    """
+    taken = {0, *(bind.port for bind in listeners(plan))}
+    ports = chain([inner_port(plan.metrics_port)], count(DEFAULT_METRICS_PORT))
+    return Bind(_every(plan.metrics_host), next(port for port in ports if port not in taken))
 
 
 def _every(host: str) -> str:

@@ -130,6 +130,24 @@ def test_a_container_is_open(binds: list[str], inside: list[str]) -> None:
     assert [str(bind) for bind in container.listeners(found)] == inside
 
 
+@pytest.mark.parametrize(
+    ("metrics", "binds", "inside"),
+    [
+        ("127.0.0.1:9000", ["127.0.0.1:5000"], "0.0.0.0:9000"),
+        ("0.0.0.0:8080", ["0.0.0.0:80"], "0.0.0.0:9464"),
+        ("0.0.0.0:80", ["0.0.0.0:8080"], "0.0.0.0:9464"),
+        ("127.0.0.1:65535", ["10.0.0.1:65535"], "0.0.0.0:9464"),
+        ("127.0.0.1:0", ["127.0.0.1:9464", "127.0.0.1:9465"], "0.0.0.0:9466"),
+    ],
+)
+def test_a_container_has_a_port_for_the_metrics_alone(
+    metrics: str, binds: list[str], inside: str
+) -> None:
+    """It is as configured where the application has not taken that."""
+    found = plan("shop:app", f"--metrics-bind={metrics}", *(f"--bind={bind}" for bind in binds))
+    assert str(container.metrics_bind(found)) == inside
+
+
 def test_probes_follow_the_metrics_server() -> None:
     """They ask its port by its scheme, and only connect where it wants a certificate."""
     _, plain = deployment(*ARGUMENTS["default"])
