@@ -31,6 +31,7 @@ ARGUMENTS = {
     "gevent": ["shop:app", "--worker-type=gevent", "-w4", "--max-worker-memory=150MB"],
     "asgi": ["shop:app", "--worker-type=asgi", "--access-logformat", '%(h)s "%(r)s" $(x) $y'],
     "none": ["shop:app", "--metrics-server=none", "--graceful-timeout=90"],
+    "named": ["shop:app", f"--name=2048-{'x' * 40}"],
     "nothing": [],
 }
 PASSWORD = """\

@@ -35,6 +35,12 @@ OF_THE_HOST = (
 REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 DEFAULT_CONFIG_FILE = "gunicorn.conf.py"
 MAX_NAME_LENGTH = 40
+# What YAML takes for something else than a name, and what the services and containers beside the
+# application are called.
+TAKEN_NAMES = {
+    "on", "off", "yes", "no", "y", "n", "true", "false", "null",
+    "prometheus", "alertmanager", "grafana", "metrics",
+}  # fmt: skip
 
 
 class File(NamedTuple):
@@ -84,7 +90,8 @@ class Plan:
     Attributes:
         application: as `run` takes it, `app:app` where none was named.
         is_application_named: or else `application` stands for one.
-        job: the label `job` in Prometheus and the name of the objects, fit for DNS.
+        job: the label `job` in Prometheus and the name of the objects, a label of DNS that
+            begins with a letter.
         worker_type: "" for a class of the user's own.
         threads: of each worker.
         timeout_s: 0 for none.
@@ -220,9 +227,14 @@ def _program() -> tuple[str, ...]:
 
 
 def _job(name: str) -> str:
-    """Return a name fit for DNS."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.partition(":")[0].lower())
-    return words[:MAX_NAME_LENGTH].strip("-") or "app"
+    """Return a name that a Service of Kubernetes may have, and that nothing else has.
+
+    Source: RFC 1035, 2.3.1.
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", name.partition(":")[0].lower()).strip("-")
+    if words in TAKEN_NAMES or words[:1].isdigit():
+        words = f"app-{words}"
+    return words[:MAX_NAME_LENGTH].rstrip("-") or "app"
 
 
 def _binds(addresses: list[Any]) -> tuple[Bind, ...]:

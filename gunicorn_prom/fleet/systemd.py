@@ -98,7 +98,7 @@ def _user(plan: Plan) -> str:
     return (
         "# A user that systemd makes for it, who must be able to read the application. What it\n"
         "# keeps goes to $STATE_DIRECTORY.\n"
-        f"DynamicUser=yes\nUser={plan.job}\nStateDirectory={plan.job}\n"
+        f"DynamicUser=yes\nStateDirectory={plan.job}\n"
     )
 
 

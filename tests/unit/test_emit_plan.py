@@ -106,10 +106,14 @@ def test_no_secret_is_shown(kind: str) -> None:
         ("my_shop.main:app", "my-shop"),
         ("Öl:app", "l"),
         (f"{'x' * 90}:app", "x" * 40),
+        ("2048:app", "app-2048"),
+        ("on:app", "app-on"),
+        ("Grafana:app", "app-grafana"),
+        ("ö:app", "app"),
     ],
 )
 def test_the_job_is_named_after_the_application(application: str, job: str) -> None:
-    """It is a name that DNS and so Kubernetes takes."""
+    """It is a name that Kubernetes and Compose take, and that is a text in YAML."""
     assert plan(application).job == job
 
 
