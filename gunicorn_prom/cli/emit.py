@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -133,25 +134,39 @@ def _write(files: list[File], directory: Path, *, is_forced: bool) -> None:
     """Write the files that are not there as they shall be, all or, where one is in the way, none.
 
     Raises:
-        UsageError: a file is there with another content.
+        UsageError: a file is there with another content, or a directory of its name.
         GunicornPromError: one cannot be written.
     """
     paths = {directory / file.name: file.text for file in files}
+    written: Path | None = None
     try:
         stale = {path: text for path, text in paths.items() if not _has(path, text)}
-        taken = [str(path) for path in stale if path.exists()]
-        if taken and not is_forced:
-            is_or_are = "is" if len(taken) == 1 else "are"
-            raise UsageError(
-                f"{', '.join(taken)} {is_or_are} there already", "--force overwrites what is there"
-            )
-        for path, text in stale.items():
-            _replace(path, text)
+        _see_that_the_way_is_free(stale, is_forced=is_forced)
+        for path in stale:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        for written, text in stale.items():
+            _replace(written, text)
     except OSError as error:
-        message = f"cannot write {error.filename or directory}: {error.strerror}"
+        # The name of a draft would say nothing.
+        message = f"cannot write {written or error.filename or directory}: {error.strerror}"
         raise GunicornPromError(message, "name a directory with -o that can be written") from error
     for path in paths:
         print(path)
+
+
+def _see_that_the_way_is_free(paths: Iterable[Path], *, is_forced: bool) -> None:
+    directories = [str(path) for path in paths if path.is_dir()]
+    if directories:
+        raise UsageError(
+            f"there is a directory where a file shall be: {', '.join(directories)}",
+            "move it away, or name another directory with -o",
+        )
+    taken = [str(path) for path in paths if os.path.lexists(path)]
+    if taken and not is_forced:
+        is_or_are = "is" if len(taken) == 1 else "are"
+        raise UsageError(
+            f"{', '.join(taken)} {is_or_are} there already", "--force overwrites what is there"
+        )
 
 
 def _has(path: Path, text: str) -> bool:
@@ -159,8 +174,11 @@ def _has(path: Path, text: str) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or, whatever happens, as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file that is there as a whole or, whatever happens, as it was.
+
+    Of a symbolic link it is the file that it leads to.
+    """
+    path = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "wb") as file:

@@ -122,6 +122,34 @@ def test_files_are_written_and_never_overwritten(tmp_path: Path) -> None:
     assert sorted(path.name for path in unit.parent.iterdir()) == ["shop.service", "shop.socket"]
 
 
+def test_a_link_is_left_alone_unless_forced(tmp_path: Path) -> None:
+    """Also one that leads nowhere; with --force it stays, and what it leads to is written."""
+    arguments = ("keda", "shop:app", "-o", ".")
+    link, elsewhere = tmp_path / "shop-scaledobject.yaml", tmp_path / "elsewhere.yaml"
+    link.symlink_to(elsewhere)
+    done = emit(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: shop-scaledobject.yaml is there already\n")
+    assert not elsewhere.exists()
+    assert emit(tmp_path, *arguments, "--force").returncode == 0
+    text = elsewhere.read_text()
+    elsewhere.write_text("mine\n")
+    assert emit(tmp_path, *arguments, "--force").returncode == 0
+    assert (link.is_symlink(), elsewhere.read_text()) == (True, text)
+
+
+def test_a_directory_in_the_way_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    """Where the second of two files cannot be written, neither is, not even with --force."""
+    (tmp_path / "shop.socket").mkdir()
+    done = emit(tmp_path, "systemd", "shop:app", "-o", ".", "--force")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: there is a directory where a file shall be: shop.socket\n"
+        "hint: move it away, or name another directory with -o\n"
+    )
+    assert not (tmp_path / "shop.service").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [
