@@ -9,7 +9,17 @@ from typing import NamedTuple
 from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet.text import quoted
 
-__all__ = ["OBJECTIVE_INTERVAL", "Alert", "Record", "alerts", "objective_records", "server_records"]
+__all__ = [
+    "FAILED",
+    "OBJECTIVE_INTERVAL",
+    "RATES",
+    "UNANSWERED",
+    "Alert",
+    "Record",
+    "alerts",
+    "objective_records",
+    "server_records",
+]
 
 PERCENT = 100
 # Below it a server that fails always does not burn fast.
@@ -52,26 +62,30 @@ class Alert(NamedTuple):
     action: str
 
 
+# Why requests got no answer, and why they failed: `error` is a response that was cut off.
+UNANSWERED = "no_response|timeout"
+FAILED = f"{UNANSWERED}|error"
+
 # `or` puts series of both families into one sum. A request that got no answer is only in the
-# second one; `error` is a response that was cut off, so it is in the first one already.
+# second one, one that was cut off is in the first one already.
 RATES = (
     Record(
         "job:gunicorn_http_requests:rate5m",
-        """
+        f"""
         sum by (job, server) (
             rate(gunicorn_http_requests_total[5m])
           or
-            rate(gunicorn_http_aborted_total{reason=~"no_response|timeout"}[5m])
+            rate(gunicorn_http_aborted_total{{reason=~"{UNANSWERED}"}}[5m])
         )
         """,
     ),
     Record(
         "job:gunicorn_http_failures:rate5m",
-        """
+        f"""
         sum by (job, server) (
-            rate(gunicorn_http_requests_total{status=~"5.."}[5m])
+            rate(gunicorn_http_requests_total{{status=~"5.."}}[5m])
           or
-            rate(gunicorn_http_aborted_total{reason=~"no_response|timeout|error"}[5m])
+            rate(gunicorn_http_aborted_total{{reason=~"{FAILED}"}}[5m])
         )
         """,
     ),

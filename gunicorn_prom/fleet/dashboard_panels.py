@@ -7,6 +7,8 @@ or the worst few: over a thousand servers it draws no more lines than over one.
 
 from typing import Literal, NamedTuple
 
+from gunicorn_prom.fleet.alert_rules import FAILED, UNANSWERED
+
 __all__ = ["ROWS", "Panel", "Row"]
 
 Kind = Literal["timeseries", "stat", "heatmap", "table", "text"]
@@ -48,15 +50,11 @@ class Row(NamedTuple):
 
 REQUESTS = "sum(rate(gunicorn_http_requests_total{@}[$__rate_interval]))"
 # A request that nobody answered is in no response. Where nothing has failed there is no series.
-UNANSWERED = (
-    'sum(rate(gunicorn_http_aborted_total{@, reason=~"no_response|timeout"}[$__rate_interval]))'
+ABORTED = 'sum(rate(gunicorn_http_aborted_total{{@, reason=~"{}"}}[$__rate_interval]))'
+FAILED_SHARE = (
+    '((sum(rate(gunicorn_http_requests_total{@, status=~"5.."}[$__rate_interval])) or vector(0))'
+    f" + {ABORTED.format(FAILED)}) / ({REQUESTS} + {ABORTED.format(UNANSWERED)})"
 )
-FAILED = (
-    "("
-    '(sum(rate(gunicorn_http_requests_total{@, status=~"5.."}[$__rate_interval])) or vector(0))'
-    f" + {UNANSWERED})"
-)
-FAILED_SHARE = f"{FAILED} / ({REQUESTS} + {UNANSWERED})"
 IN_PROGRESS = "gunicorn_worker_requests_in_progress{@}"
 CAPACITY = "gunicorn_worker_capacity{@}"
 SERVING = 'gunicorn_workers{@, state=~"idle|busy"}'
@@ -112,8 +110,8 @@ GLANCE = Row(
         ),
         Panel(
             "Failed",
-            "Share of the requests that were answered with 5xx or not at all. Look at the errors "
-            "below, and at the routes.",
+            "Share of the requests that were answered with 5xx, were cut off, or got no answer. "
+            "Look at the errors below, and at the routes.",
             "percentunit",
             ((FAILED_SHARE, "failed"),),
             kind="stat",
@@ -231,7 +229,8 @@ ERRORS = Row(
     (
         Panel(
             "Failed requests",
-            "Share of the requests that were answered with 5xx or not at all.",
+            "Share of the requests that were answered with 5xx, were cut off by the application, "
+            "or got no answer.",
             "percentunit",
             ((FAILED_SHARE, "failed"),),
         ),

@@ -17,6 +17,7 @@ from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from gunicorn_prom.fleet.alert_rules import RATES
 from gunicorn_prom.metrics import FAMILIES
 from tests.fleet_rules import Query, dashboard_queries, emitted_alerts, hurried, load_dashboard
 from tests.prometheus import ask, query, running_prometheus
@@ -150,6 +151,17 @@ def test_queries_ask_for_what_is_there(dashboard: dict[str, Any]) -> None:
         promql_parser.parse(asked.expression)
         for name in re.findall(r"\bgunicorn_\w+(?=[{])", asked.expression):
             assert name in FAMILIES or SUFFIXES.sub("", name) in FAMILIES, name
+
+
+def test_what_fails_is_what_the_alerts_take_for_a_failure(dashboard: dict[str, Any]) -> None:
+    """Dashboard and rules choose requests that failed by the same status and the same reasons."""
+    chosen = re.compile(r'(?:status|reason)=~"[^"]*"')
+    queries = dashboard_queries(dashboard)
+    (shown,) = {asked.expression for asked in queries if ": Failed" in asked.place}
+    _, failures, _ = (record.expression for record in RATES)
+    above, _, _ = shown.partition("/")
+    assert chosen.findall(above) == chosen.findall(failures)
+    assert any("error" in reasons for reasons in chosen.findall(above))
 
 
 def test_the_page_lists_the_rows(dashboard: dict[str, Any]) -> None:
