@@ -54,6 +54,8 @@ __all__ = [
     "STATUS_CLASSES",
     "TARGET_BYTES",
     "TARGET_CELLS",
+    "UNWANTED_EXITS",
+    "WANTED_EXITS",
     "Board",
     "Columns",
     "Exemplar",
@@ -121,6 +123,9 @@ EXIT_REASONS = (
     "error",
     "exit",
 )
+# What somebody or a setting has asked for; any other exit is a failure.
+WANTED_EXITS = ("max_requests", "memory", "reload", "scale_down", "shutdown")
+UNWANTED_EXITS = tuple(reason for reason in EXIT_REASONS if reason not in WANTED_EXITS)
 
 # How a worker was told to go, in its own words: restart type and reason.
 RESTARTS = (

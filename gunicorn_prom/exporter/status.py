@@ -23,7 +23,7 @@ from gunicorn_prom.exporter.history import (
     key_of,
     take_sample,
 )
-from gunicorn_prom.exporter.verdict import SERVING, WANTED_EXITS, Judge, worker_states
+from gunicorn_prom.exporter.verdict import SERVING, Judge, worker_states
 from gunicorn_prom.instrument.stacks import printable
 from gunicorn_prom.processes import Processes, ProcessFacts, pid_namespace
 from gunicorn_prom.reader import MasterReading, ServerReading, Worker
@@ -31,6 +31,7 @@ from gunicorn_prom.scoreboard import (
     ABORT_REASONS,
     EXIT_REASONS,
     LANES,
+    WANTED_EXITS,
     Gauge,
     Master,
     Vital,

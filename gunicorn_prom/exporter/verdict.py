@@ -9,15 +9,20 @@ from gunicorn_prom.exporter.collector import LAYOUT, target
 from gunicorn_prom.exporter.health import has_died, liveness_problem, readiness_problem
 from gunicorn_prom.exporter.history import Change, Point
 from gunicorn_prom.reader import ServerReading, Worker
-from gunicorn_prom.scoreboard import BOOT_BOUNDS, EXIT_REASONS, Gauge, Master, State, Vital
+from gunicorn_prom.scoreboard import (
+    BOOT_BOUNDS,
+    EXIT_REASONS,
+    UNWANTED_EXITS,
+    Gauge,
+    Master,
+    State,
+    Vital,
+)
 
-__all__ = ["SERVING", "WANTED_EXITS", "Judge", "worker_states"]
+__all__ = ["SERVING", "Judge", "worker_states"]
 
 # The states of workers that have booted and are not about to go.
 SERVING = ("idle", "busy", "stuck")
-
-# An exit for any other reason is a failure.
-WANTED_EXITS = ("max_requests", "memory", "reload", "scale_down", "shutdown")
 
 # Some workers that only wait show no more often than every half of their timeout that they
 # live, and the master looks once a second.
@@ -129,7 +134,7 @@ class Judge:
         exits = {
             reason: int(count)
             for reason, count in zip(EXIT_REASONS, change.exits, strict=True)
-            if count and reason not in WANTED_EXITS
+            if count and reason in UNWANTED_EXITS
         }
         if exits:
             reasons = ", ".join(exits)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet.text import quoted
+from gunicorn_prom.scoreboard import UNWANTED_EXITS
 
 __all__ = [
     "FAILED",
@@ -296,7 +297,8 @@ MISSING = (
     ),
 )
 
-BAD_EXITS = "boot_error|app_load_error|error|exit|signal"
+# The others have alerts of their own.
+BOOT_LOOP = "|".join(reason for reason in UNWANTED_EXITS if reason not in ("timeout", "oom"))
 
 WORKERS = (
     Alert(
@@ -305,7 +307,7 @@ WORKERS = (
         "1m",
         f"""
         sum without (reason) (
-          increase(gunicorn_worker_exits_total{{reason=~"{BAD_EXITS}"}}[10m])
+          increase(gunicorn_worker_exits_total{{reason=~"{BOOT_LOOP}"}}[10m])
         ) >= clamp_min(2 * gunicorn_workers_target, 3)
         """,
         "Workers of <server> die again and again",

@@ -8,6 +8,7 @@ or the worst few: over a thousand servers it draws no more lines than over one.
 from typing import Literal, NamedTuple
 
 from gunicorn_prom.fleet.alert_rules import FAILED, UNANSWERED
+from gunicorn_prom.scoreboard import UNWANTED_EXITS
 
 __all__ = ["ROWS", "Panel", "Row"]
 
@@ -75,9 +76,11 @@ def quantile(share: float, histogram: str, by: str = "le", labels: str = "@") ->
     )
 
 
-def percentiles(histogram: str, *shares: float) -> tuple[tuple[str, str], ...]:
+def percentiles(histogram: str, *shares: float, labels: str = "@") -> tuple[tuple[str, str], ...]:
     """Return a query for each share, called p95 and the like."""
-    return tuple((quantile(share, histogram), f"p{100 * share:g}") for share in shares)
+    return tuple(
+        (quantile(share, histogram, labels=labels), f"p{100 * share:g}") for share in shares
+    )
 
 
 def worst(query: str, legend: str = SERVER, count: int = 5) -> tuple[str, str]:
@@ -86,6 +89,7 @@ def worst(query: str, legend: str = SERVER, count: int = 5) -> tuple[str, str]:
 
 
 DURATION = "gunicorn_http_request_duration_seconds"
+QUEUE = "gunicorn_http_request_queue_seconds"
 
 GLANCE = Row(
     "At a glance",
@@ -428,30 +432,14 @@ QUEUES = Row(
             "From X-Request-Start to when a worker began, the kernel's queue included. Empty "
             "unless the proxy sends the header.",
             "s",
-            tuple(
-                (
-                    quantile(
-                        share, "gunicorn_http_request_queue_seconds", labels='@, stage="proxy"'
-                    ),
-                    f"p{100 * share:g}",
-                )
-                for share in (0.5, 0.95, 0.99)
-            ),
+            percentiles(QUEUE, 0.5, 0.95, 0.99, labels='@, stage="proxy"'),
         ),
         Panel(
             "Wait for a thread",
             "Time that requests wait in a gthread worker for one of its threads. More threads or "
             "workers shorten it.",
             "s",
-            tuple(
-                (
-                    quantile(
-                        share, "gunicorn_http_request_queue_seconds", labels='@, stage="pool"'
-                    ),
-                    f"p{100 * share:g}",
-                )
-                for share in (0.5, 0.95, 0.99)
-            ),
+            percentiles(QUEUE, 0.5, 0.95, 0.99, labels='@, stage="pool"'),
         ),
         Panel(
             "Backlog",
@@ -627,8 +615,8 @@ EXITS = Row(
     (
         Panel(
             "Exits by reason",
-            "Workers that ended within the interval. `oom`, `timeout`, `error`, `signal` and "
-            "`boot_error` are nobody's intention.",
+            f"Workers that ended within the interval. {', '.join(UNWANTED_EXITS)} are nobody's "
+            "intention.",
             "short",
             (
                 (
@@ -659,7 +647,7 @@ EXITS = Row(
             (
                 worst(
                     "sum by (job, instance, server) (increase(gunicorn_worker_exits_total{@, "
-                    'reason=~"timeout|oom|signal|boot_error|app_load_error|error|exit"}[1h]))'
+                    f'reason=~"{"|".join(UNWANTED_EXITS)}"}}[1h]))'
                 ),
             ),
         ),
