@@ -27,6 +27,7 @@ from gunicorn_prom.cli.top_workers import (
     row,
     title,
 )
+from gunicorn_prom.exporter.health import MANY_ERRORS, NEARLY_FULL
 
 __all__ = ["Frame", "View", "frame"]
 
@@ -41,8 +42,8 @@ WORDS = {
     "starting": "black on cyan",
     "stopping": "black on cyan",
 }
-# Shares below which a curve stays low, whatever its highest point is.
-ERROR_SCALE, ERROR_SHARE = 0.05, 0.01
+# A share below which the curve stays low, whatever its highest point is.
+ERROR_SCALE = 0.05
 LABEL_WIDTH, VALUE_WIDTH = 12, 8
 TWO_PANELS_WIDTH = 64
 AUTOPSIES = 3
@@ -261,7 +262,7 @@ def _panels_of(document: Document) -> tuple[list[_Panel], list[_Panel]]:
     backlog = sum(known) if known else None
     capacity = totals["capacity"]
     in_progress = number(totals["in_progress"]) + (f"/{number(capacity)}" if capacity else "")
-    is_failing, is_full = (errors or 0) > ERROR_SHARE, (saturation or 0) >= 0.9  # noqa: PLR2004  # as health has it
+    is_failing, is_full = (errors or 0) > MANY_ERRORS, (saturation or 0) >= NEARLY_FULL
     p50, p99 = (recent["latency_s"][name] for name in ("p50", "p99"))
     left = [
         _Panel("requests", ABSENT if rate is None else f"{number(rate)}/s", "request_rate"),

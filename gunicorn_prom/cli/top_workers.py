@@ -7,6 +7,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from gunicorn_prom.cli.top_text import ABSENT, bar, duration, number, percent, size
+from gunicorn_prom.exporter.health import NEARLY_FULL
 
 __all__ = [
     "COLUMNS",
@@ -25,7 +26,6 @@ Worker = dict[str, Any]
 Shown = tuple[str, str]
 
 BAR_WIDTH = 10
-BUSY_SHARE, FULL_SHARE = 0.9, 0.9
 # What the last column wants at least before another is left out for it.
 REQUEST_WIDTH = 14
 STATES = {
@@ -74,7 +74,7 @@ def _shown_rss(worker: Worker, _time: float) -> Shown:
     rss, limit = worker["memory_rss_bytes"], worker["memory_limit_bytes"]
     if not limit or rss is None:
         return size(rss), ""
-    return f"{size(rss)}/{size(limit)}", "yellow" if rss > FULL_SHARE * limit else ""
+    return f"{size(rss)}/{size(limit)}", "yellow" if rss > NEARLY_FULL * limit else ""
 
 
 def _shown_active(worker: Worker, _time: float) -> Shown:
@@ -87,7 +87,7 @@ def _shown_active(worker: Worker, _time: float) -> Shown:
 
 def _shown_busy(worker: Worker, _time: float) -> Shown:
     share = worker["busy_share"]
-    return percent(share), "yellow" if (share or 0.0) >= BUSY_SHARE else ""
+    return percent(share), "yellow" if (share or 0.0) >= NEARLY_FULL else ""
 
 
 def _shown_heartbeat(worker: Worker, _time: float) -> Shown:

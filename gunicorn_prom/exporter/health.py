@@ -6,10 +6,20 @@ from gunicorn_prom.processes import pid_namespace
 from gunicorn_prom.reader import MasterReading, ServerReading
 from gunicorn_prom.scoreboard import Gauge, Master, State
 
-__all__ = ["HEARTBEAT_LIMIT_S", "has_died", "liveness_problem", "readiness_problem"]
+__all__ = [
+    "HEARTBEAT_LIMIT_S",
+    "MANY_ERRORS",
+    "NEARLY_FULL",
+    "has_died",
+    "liveness_problem",
+    "readiness_problem",
+]
 
 # Gunicorn's loop turns once a second.
 HEARTBEAT_LIMIT_S = 5.0
+# Shares of all requests, and of what there is room for, that somebody should look at.
+MANY_ERRORS = 0.05
+NEARLY_FULL = 0.9
 
 
 def liveness_problem(server: ServerReading) -> str:

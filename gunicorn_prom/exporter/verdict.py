@@ -6,7 +6,13 @@ from itertools import islice
 from typing import Any
 
 from gunicorn_prom.exporter.collector import LAYOUT, target
-from gunicorn_prom.exporter.health import has_died, liveness_problem, readiness_problem
+from gunicorn_prom.exporter.health import (
+    MANY_ERRORS,
+    NEARLY_FULL,
+    has_died,
+    liveness_problem,
+    readiness_problem,
+)
 from gunicorn_prom.exporter.history import Change, Point
 from gunicorn_prom.reader import ServerReading, Worker
 from gunicorn_prom.scoreboard import (
@@ -31,10 +37,8 @@ STUCK_SHARE, STUCK_MARGIN_S, STUCK_AT_LEAST_S = 0.5, 2.0, 5.0
 STUCK_WITHOUT_TIMEOUT_S = 300.0
 # For how long workers may be missing where no timeout says how long a boot may take.
 BOOT_S = 30.0
-MAX_ERROR_SHARE = 0.05
 # Fewer are no share of anything.
 FEWEST_FAILURES = 5
-FULL = 0.9
 # How many of the last samples must say that the server is busy.
 BUSY_SAMPLES = 2
 
@@ -139,7 +143,7 @@ class Judge:
         if exits:
             reasons = ", ".join(exits)
             yield f"{_workers(sum(exits.values()))} died in the last minute: {reasons}"
-        if change.failures >= FEWEST_FAILURES and (change.error_share or 0.0) > MAX_ERROR_SHARE:
+        if change.failures >= FEWEST_FAILURES and (change.error_share or 0.0) > MANY_ERRORS:
             yield f"{change.error_share:.0%} of the requests fail"
 
 
@@ -147,7 +151,7 @@ def _loads(change: Change | None, points: Sequence[Point], backlog: int | None) 
     last = list(islice(reversed(points), BUSY_SAMPLES))
     if len(last) < BUSY_SAMPLES:
         return
-    if change is not None and all((at.saturation or 0.0) >= FULL for at in last):
+    if change is not None and all((at.saturation or 0.0) >= NEARLY_FULL for at in last):
         yield f"{last[0].saturation:.0%} of the capacity is in use"
     if backlog and all(at.backlog for at in last):
         yield f"{backlog} connections wait to be accepted"

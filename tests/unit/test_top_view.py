@@ -21,6 +21,7 @@ from gunicorn_prom.cli.top_keys import Keyboard, press
 from gunicorn_prom.cli.top_view import View, frame
 from gunicorn_prom.cli.top_workers import COLUMNS, SORT_KEYS, chosen
 from gunicorn_prom.errors import UsageError
+from gunicorn_prom.exporter.page.content import body
 from tests.status_document import NOW, STATES, document, master, of_nothing, worker
 from tests.support import DEADLINE_S, free_port
 
@@ -255,6 +256,16 @@ def test_what_a_terminal_sends(
 def test_numbers_in_few_characters(text: str, expected: str) -> None:
     """A number says what matters of it in few characters."""
     assert text == expected
+
+
+@pytest.mark.parametrize(("errors", "is_marked"), [(0.04, False), (0.06, True)])
+def test_what_is_high_is_high_on_the_page_too(errors: float, is_marked: bool) -> None:
+    """The terminal marks a share of errors from where the page does."""
+    shown = document(recent=document()["recent"] | {"error_share": errors, "saturation": 0.5})
+    line = next(line for line in frame(shown, View(), 160, 40).lines if "errors" in line.plain)
+    style = line.get_style_at_offset(Console(), line.plain.index("%") - 1)
+    assert (style.color is not None) is is_marked
+    assert ('class="tile high"' in body(shown, "/metrics")) is is_marked
 
 
 def test_one_generation_needs_no_column() -> None:

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+from gunicorn_prom.exporter.health import MANY_ERRORS, NEARLY_FULL
 from gunicorn_prom.exporter.page.drawing import bar, shape, sparkline
 from gunicorn_prom.exporter.page.figures import (
     UNKNOWN,
@@ -57,8 +58,6 @@ ICON_PATHS = {
 }
 DOT = " \N{MIDDLE DOT} "
 HIGH = "high"
-MANY_ERRORS = 0.05
-NEARLY_FULL = 0.9
 # A younger request is nothing to look at.
 OLD_REQUEST_S = 1.0
 
