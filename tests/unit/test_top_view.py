@@ -16,14 +16,14 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from gunicorn_prom.cli import top_text
-from gunicorn_prom.cli.top_client import Access, Source, UnreachableError, normalized
+from gunicorn_prom.cli.top_client import PARTS, Access, Source, UnreachableError, normalized
 from gunicorn_prom.cli.top_keys import Keyboard, press
 from gunicorn_prom.cli.top_view import View, frame
 from gunicorn_prom.cli.top_workers import COLUMNS, SORT_KEYS, chosen
 from gunicorn_prom.errors import UsageError
 from gunicorn_prom.exporter.page.content import body
 from tests.status_document import NOW, STATES, document, master, of_nothing, worker
-from tests.support import DEADLINE_S, free_port
+from tests.support import DEADLINE_S, ROOT, free_port
 
 NOTHING = of_nothing() | {"recent": dict.fromkeys(document()["recent"])}
 NOTHING["recent"]["latency_s"] = dict.fromkeys(("p50", "p90", "p99"))
@@ -327,6 +327,18 @@ def test_answers_that_are_no_state(body: bytes, status: int, reason: str, hint: 
     assert url in str(error)
     assert hint in error.hint
     assert str(error).isprintable()
+
+
+def test_the_form_of_a_state() -> None:
+    """What a state is known by is all that is drawn of it, and stands in every one."""
+    schema = json.loads((ROOT / "docs" / "status-schema.json").read_text())
+    assert set(schema["required"]) > PARTS
+    shown = {part: value for part, value in document().items() if part in PARTS}
+    assert frame(shown, View(), 160, None).lines
+    with answering(json.dumps(document(workers=[{}])).encode()) as url:
+        broken = Source(url, None, Access(), None).fetch()
+    with pytest.raises(KeyError):  # a bug, and not what the user has to see to
+        frame(broken, View(), 160, None)
 
 
 def test_nobody_and_silence(monkeypatch: pytest.MonkeyPatch) -> None:
