@@ -276,7 +276,7 @@ _gunicorn_prom_command() {
                     ;;
                 --sort)
                     kind=words
-                    proposals="id master pid state active busy rate requests memory rss cpu threads
+                    proposals="id generation pid state active busy rate requests memory rss cpu threads
                         connections uptime heartbeat oldest"
                     ;;
                 --password-file | --ca-file | --cert | --key)

@@ -81,7 +81,7 @@ def worker(number: int, state: str, **changes: Any) -> dict[str, Any]:
     return {
         "id": str(number),
         "pid": 4711 + number,
-        "master": "2",
+        "generation": 2,
         "age": 7 + number,
         "state": state,
         "start_time": NOW - 8000 * number - 5,

@@ -142,11 +142,11 @@ COLUMNS = (
         is_upwards=True,
     ),
     Column(
-        "master",
+        "generation",
         "GEN",
         "the generation of the master that it belongs to",
-        _field("master"),
-        _plain("master"),
+        _field("generation"),
+        _plain("generation"),
         3,
         3,
         is_left=True,
@@ -321,7 +321,7 @@ def columns(
     """
     key = sort.removeprefix("-")
     by_rank = sorted(COLUMNS, key=lambda column: (column.key != key, column.rank))
-    fitting = [column for column in by_rank if column.key != "master" or has_generations]
+    fitting = [column for column in by_rank if column.key != "generation" or has_generations]
     while True:
         ordered = [column for column in COLUMNS if column in fitting]
         placed = [Placed(column, _width(column, workers, time)) for column in ordered]

@@ -217,7 +217,7 @@ def _worker(
     return {
         "id": worker.worker_id,
         "pid": int(gauges[Gauge.PID]),
-        "master": str(worker.board.meta["generation"]),
+        "generation": worker.board.meta["generation"],
         "age": int(gauges[Gauge.AGE]),
         "state": state,
         "start_time": gauges[Gauge.START_TIME],

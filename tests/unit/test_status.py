@@ -544,7 +544,7 @@ def test_two_generations(tmp_path: Path, clock: Clock) -> None:
     SCHEMA.validate(json.loads(json.dumps(found, allow_nan=False)))
     assert [master["generation"] for master in found["masters"]] == [1, 2]
     assert found["master"] == found["masters"][1]
-    assert {worker["master"] for worker in found["workers"]} == {"1", "2"}
+    assert {worker["generation"] for worker in found["workers"]} == {1, 2}
     reader.close()
     newer.close()
     older.close()

@@ -149,7 +149,7 @@ FRAME = frame(document(), View(), 80, 24)
 def test_keys_sort_and_reverse() -> None:
     """`s` takes the next column that is shown, `S` turns the order round."""
     view: View | None = View(offset=3)
-    for column in ("master", "pid", "state"):
+    for column in ("generation", "pid", "state"):
         assert view is not None
         view = press(view, "s", FRAME)
         assert view == View(sort=column)

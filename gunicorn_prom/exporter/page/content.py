@@ -249,7 +249,7 @@ def _worker_facts(document: Document, worker: Document) -> Iterator[str]:
     if worker["memory_limit_bytes"]:
         yield f"limit {plain(size(worker['memory_limit_bytes']))}"
     if len(document["masters"]) > 1:
-        yield f"generation {escape(worker['master'])}"
+        yield f"generation {worker['generation']}"
 
 
 def _trouble(worker: Document) -> str:
