@@ -12,7 +12,7 @@ from gunicorn_prom.cli.options import Declared, names_of, split
 from gunicorn_prom.cli.output import print_and_end
 from gunicorn_prom.cli.reading import ReadConfiguration
 from gunicorn_prom.errors import GunicornPromError, UsageError
-from gunicorn_prom.fleet import KINDS, OF_A_SERVER, files_of
+from gunicorn_prom.fleet import KINDS, files_of
 from gunicorn_prom.fleet.plan import DEFAULT_SLO, File, Plan, plan_of
 
 __all__ = ["OPTIONS", "emit", "main"]
@@ -97,7 +97,7 @@ def _main(arguments: list[str]) -> None:
     asked = _Asked(others, "emit", names_of(OPTIONS), needs_application=False, needs_worker=False)
     plan = plan_of(asked, slo)
     files = files_of(asked.kind, plan)
-    if asked.kind in OF_A_SERVER:
+    if KINDS[asked.kind].has_application:
         _tell_what_is_missing(plan)
     if options.output is None:
         _print(files)

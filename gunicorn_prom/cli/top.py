@@ -222,17 +222,14 @@ class _Screen:
                     self._is_suspended = False
                     os.kill(os.getpid(), signal.SIGSTOP)
 
-    @contextlib.contextmanager
-    def _shown(self) -> Iterator[Live]:
-        live = Live(
+    def _shown(self) -> Live:
+        return Live(
             console=self._console,
             screen=True,
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        with live:
-            yield live
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -92,7 +92,7 @@ class ServerCollector:
         self._processes = Processes()
         self._backlog = Backlog()
         self._pid_namespace = pid_namespace()
-        self.reported: set[str] = set()
+        self._reported: set[str] = set()
         # What is counted here where there is no board of ours to count it on.
         self._own_errors = dict.fromkeys(ERROR_PLACES, 0)
         self._app_directory: Path | None = None
@@ -367,8 +367,8 @@ class ServerCollector:
 
     def report(self, place: str, error: Exception) -> None:
         """Count a failure in one of ERROR_PLACES, and log the first of each."""
-        if place not in self.reported:
-            self.reported.add(place)
+        if place not in self._reported:
+            self._reported.add(place)
             self._log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
         self.count_error(place)
 

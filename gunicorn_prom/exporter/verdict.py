@@ -47,15 +47,15 @@ def worker_states(server: ServerReading) -> list[str]:
     """Return of each worker: booting, idle, busy, stuck, quitting or aborting."""
     masters = {found.board.meta["master"]: found.reading.master for found in server.masters}
     return [
-        _worker_state(worker, masters.get(worker.board.meta["master"])) for worker in server.workers
+        _worker_state(worker, masters[worker.board.meta["master"]]) for worker in server.workers
     ]
 
 
-def _worker_state(worker: Worker, master: list[float] | None) -> str:
+def _worker_state(worker: Worker, master: list[float]) -> str:
     state = int(worker.slot.gauges[Gauge.STATE])
     if state != State.RUNNING:
         return State.NAMES[state]
-    if master is not None and _is_stuck(worker, master):
+    if _is_stuck(worker, master):
         return "stuck"
     return "busy" if worker.slot.in_progress else "idle"
 

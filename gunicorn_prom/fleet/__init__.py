@@ -3,10 +3,9 @@
 from importlib import import_module
 from typing import NamedTuple
 
-from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet.plan import File, Plan
 
-__all__ = ["KINDS", "OF_A_SERVER", "Kind", "files_of"]
+__all__ = ["KINDS", "Kind", "files_of"]
 
 
 class Kind(NamedTuple):
@@ -15,11 +14,13 @@ class Kind(NamedTuple):
     Attributes:
         name: as it is asked for.
         about: what it is, one sentence.
+        has_application: it has the application and its options in it.
         module: in this package, with `files(plan: Plan) -> list[File]`.
     """
 
     name: str
     about: str
+    has_application: bool = False
 
     @property
     def module(self) -> str:
@@ -33,24 +34,28 @@ KINDS = {
         Kind("dashboard", "A Grafana dashboard."),
         Kind("alerts", "Alerting and recording rules of Prometheus, and their unit tests."),
         Kind("scrape", "A Prometheus configuration that scrapes the servers."),
-        Kind("podmonitor", "A Kubernetes Deployment with probes, its Service and its PodMonitor."),
+        Kind(
+            "podmonitor",
+            "A Kubernetes Deployment with probes, its Service and its PodMonitor.",
+            has_application=True,
+        ),
         Kind("keda", "A KEDA ScaledObject that scales the Deployment on its saturation."),
-        Kind("compose", "The application, Prometheus, Alertmanager and Grafana for Compose."),
-        Kind("systemd", "A unit and a socket for systemd."),
-        Kind("dockerfile", "A Dockerfile for the application."),
+        Kind(
+            "compose",
+            "The application, Prometheus, Alertmanager and Grafana for Compose.",
+            has_application=True,
+        ),
+        Kind("systemd", "A unit and a socket for systemd.", has_application=True),
+        Kind("dockerfile", "A Dockerfile for the application.", has_application=True),
     )
 }
-# What has the application and its options in it.
-OF_A_SERVER = ("podmonitor", "compose", "systemd", "dockerfile")
 
 
 def files_of(kind: str, plan: Plan) -> list[File]:
-    """Make the files of `kind`, the main one first.
+    """Make the files of `kind`, one of KINDS, the main one first.
 
     Raises:
-        UsageError: there is no such kind, or none for this configuration.
+        UsageError: there are none for this configuration.
     """
-    if kind not in KINDS:
-        raise UsageError(f"there is no kind {kind} to emit", f"it can be {', '.join(KINDS)}")
     files: list[File] = import_module(KINDS[kind].module).files(plan)
     return files

@@ -118,10 +118,6 @@ def _server(where: dict[str, str], started: str, exits: str, idle: str, up: str)
     }
 
 
-def _incident(name: str, at: str, *parts: dict[str, str], firing: tuple[Firing, ...] = ()) -> Case:
-    return Case(name, at, {k: v for part in parts for k, v in part.items()}, firing)
-
-
 def cases(slo: float, timeout_s: int, job: str) -> list[Case]:
     """Return the tests.
 

@@ -105,7 +105,6 @@ class Plan:
         metrics_wants_certificate: whether a client must have one.
         metrics_wants_password: whether a client must have one.
         has_web_config: whether there is such a file at all.
-        state_dir: None where none was given.
         max_worker_memory_bytes: None for no limit.
         config_file: relative to the working directory where it lies in it, "" for none or for
             `gunicorn.conf.py` there, which is found without being named.
@@ -145,7 +144,6 @@ class Plan:
     metrics_wants_certificate: bool
     metrics_wants_password: bool
     has_web_config: bool
-    state_dir: str | None
     max_worker_memory_bytes: int | None
     config_file: str
     arguments: tuple[str, ...]
@@ -202,7 +200,6 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         metrics_wants_certificate=bool(tls and tls.is_client_certificate_required),
         metrics_wants_password=bool(web and web.users),
         has_web_config=web is not None,
-        state_dir=cfg.metrics_state_dir,
         max_worker_memory_bytes=cfg.max_worker_memory,
         config_file=_config_file(configuration),
         arguments=_options(entry for entry in shown if entry.name not in OF_THE_HOST),
