@@ -16,7 +16,7 @@ from gunicorn_prom.fleet.alert_tests import Case, Firing, cases
 from gunicorn_prom.fleet.plan import File, Plan
 from gunicorn_prom.fleet.text import head, indented, quoted
 
-__all__ = ["files"]
+__all__ = ["ALERTS", "RULES", "files"]
 
 ALERTS, RULES, TESTS = (f"gunicorn-prom-{name}.yml" for name in ("alerts", "rules", "tests"))
 WIDTH = 88

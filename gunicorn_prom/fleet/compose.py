@@ -14,16 +14,14 @@ ALERTMANAGER = "prom/alertmanager:v0.28.1"
 GRAFANA = "grafana/grafana:11.6.0"
 PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT = 9090, 9093, 3000
 FOLDER = "monitoring"
-STATE_DIR = "/dev/shm"
-MARGIN_S = 5
 # What a limit of memory has to hold besides the workers.
 MASTER_BYTES = 192 * 1024 * 1024
 
-ALERTING = """\
+ALERTING = f"""\
 alerting:
   alertmanagers:
     - static_configs:
-        - targets: ["alertmanager:9093"]
+        - targets: ["alertmanager:{ALERTMANAGER_PORT}"]
 
 """
 ROUTES = """\
@@ -40,13 +38,13 @@ receivers:
     # webhook_configs:
     #   - url: http://on-call.example/hook
 """
-DATASOURCE = """\
+DATASOURCE = f"""\
 apiVersion: 1
 datasources:
   - name: Prometheus
     type: prometheus
     access: proxy
-    url: http://prometheus:9090
+    url: http://prometheus:{PROMETHEUS_PORT}
     isDefault: true
 """
 DASHBOARDS = """\
@@ -63,7 +61,7 @@ prometheus:
   volumes:
     - ./{FOLDER}/prometheus:/etc/prometheus:ro
     - prometheus-data:/prometheus
-  ports: ["127.0.0.1:9090:9090"]
+  ports: ["127.0.0.1:{PROMETHEUS_PORT}:{PROMETHEUS_PORT}"]
   restart: unless-stopped
 
 alertmanager:
@@ -71,7 +69,7 @@ alertmanager:
   volumes:
     - ./{FOLDER}/alertmanager:/etc/alertmanager:ro
     - alertmanager-data:/alertmanager
-  ports: ["127.0.0.1:9093:9093"]
+  ports: ["127.0.0.1:{ALERTMANAGER_PORT}:{ALERTMANAGER_PORT}"]
   restart: unless-stopped
 
 # The first login is admin, admin; it asks for a new password.
@@ -81,7 +79,7 @@ grafana:
     - ./{FOLDER}/grafana/provisioning:/etc/grafana/provisioning:ro
     - ./{FOLDER}/grafana/dashboards:/var/lib/grafana/dashboards:ro
     - grafana-data:/var/lib/grafana
-  ports: ["127.0.0.1:3000:3000"]
+  ports: ["127.0.0.1:{GRAFANA_PORT}:{GRAFANA_PORT}"]
   restart: unless-stopped
 """
 
@@ -99,7 +97,7 @@ def files(plan: Plan) -> list[File]:
             "leave it out here; docs/sidecar.md tells how to export from beside",
         )
     # The tests of the rules are for a person, and Prometheus would take them for rules.
-    rules = [file for file in alerts.files(plan) if file.name in (scrape.RULES, scrape.ALERTS)]
+    rules = [file for file in alerts.files(plan) if file.name in (alerts.RULES, alerts.ALERTS)]
     return [
         File("compose.yaml", _compose(plan)),
         File(f"{FOLDER}/prometheus/prometheus.yml", _prometheus(plan)),
@@ -118,7 +116,8 @@ def _compose(plan: Plan) -> str:
     introduction = head(
         "compose",
         "The Dockerfile beside it is what `gunicorn-prom emit dockerfile -o .` makes.",
-        "Prometheus: http://localhost:9090, Alertmanager: :9093, Grafana: :3000.",
+        f"Prometheus: http://localhost:{PROMETHEUS_PORT}, Alertmanager: :{ALERTMANAGER_PORT}, "
+        f"Grafana: :{GRAFANA_PORT}.",
         *_mounts_by_hand(plan),
     )
     return f"""\
@@ -136,7 +135,9 @@ volumes:
 
 
 def _server(plan: Plan) -> str:
-    arguments = [a.replace("$", "$$") for a in container.arguments(plan, STATE_DIR)]
+    arguments = [
+        a.replace("$", "$$") for a in container.arguments(plan, container.SHARED_MEMORY_DIR)
+    ]
     program = ["CMD", "python", "-IS", "-c", "; ".join(container.health_program(plan))]
     return f"""\
 {plan.job}:
@@ -154,8 +155,8 @@ def _server(plan: Plan) -> str:
     timeout: 3s
     start_period: 30s
     retries: 3
-  # {plan.graceful_timeout_s} s of --graceful-timeout, {MARGIN_S} s more.
-  stop_grace_period: {plan.graceful_timeout_s + MARGIN_S}s
+  # {plan.graceful_timeout_s} s of --graceful-timeout, {container.MARGIN_S} s more.
+  stop_grace_period: {plan.graceful_timeout_s + container.MARGIN_S}s
 {indented(_memory(plan), 2)}\
   user: "{container.USER_ID}:{container.USER_ID}"
   read_only: true
@@ -197,8 +198,8 @@ def _mounts_by_hand(plan: Plan) -> list[str]:
     """Return what must be put beside the file, one line each."""
     lines = []
     if plan.is_tls:
-        keys = "tls.crt, tls.key" + (", ca.crt" if plan.client_ca else "")
-        lines.append(f"In ./tls: {keys}, the application's certificate.")
+        names = ", ".join(container.tls_files(plan))
+        lines.append(f"In ./tls: {names}, the application's certificate.")
     if plan.has_web_config:
         lines.append("In ./metrics-web: web.yml and the files that it names.")
     credentials = ["ca.crt"] if plan.metrics_is_tls else []

@@ -7,7 +7,9 @@ from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet.plan import Bind, Plan
 
 __all__ = [
-    "STATE_DIR",
+    "FIRST_FREE_PORT",
+    "MARGIN_S",
+    "SHARED_MEMORY_DIR",
     "TLS_DIR",
     "USER_ID",
     "WEB_DIR",
@@ -20,16 +22,20 @@ __all__ = [
     "refuse_daemon",
     "requirement",
     "surroundings",
+    "tls_files",
 ]
 
 USER_ID = 10001
-STATE_DIR = "/run/gunicorn-prom"
+# On tmpfs in every container.
+SHARED_MEMORY_DIR = "/dev/shm"
 TLS_DIR = "/etc/gunicorn-prom/tls"
 WEB_DIR = "/etc/gunicorn-prom/web"
 DEFAULT_PORTS = (8000, 8001)
 DEFAULT_METRICS_PORT = 9464
 # Below, a user that is not root may not listen everywhere.
 FIRST_FREE_PORT, ABOVE = 1024, 8000
+# What a server has after its graceful timeout, before it is killed.
+MARGIN_S = 5
 
 PLAIN = "server = http.client.HTTPConnection('{host}', {port}, timeout=2)"
 ENCRYPTED = (
@@ -112,6 +118,11 @@ def surroundings(plan: Plan, state_dir: str) -> list[str]:
     if plan.has_control_socket:
         found.append(f"--control-socket={state_dir}/gunicorn.ctl")
     return found
+
+
+def tls_files(plan: Plan) -> list[str]:
+    """Return what must be in TLS_DIR where the application speaks TLS."""
+    return ["tls.crt", "tls.key", *(["ca.crt"] if plan.client_ca else [])]
 
 
 def health_program(plan: Plan) -> list[str]:

@@ -9,12 +9,11 @@ from gunicorn_prom.fleet.text import head
 
 __all__ = ["files"]
 
-STATE_DIR = "/dev/shm"
 TMPFS = (
-    "The root may be read-only, for the server itself writes to /dev/shm only, which is on tmpfs:",
+    "The root may be read-only, for the server itself writes to "
+    f"{container.SHARED_MEMORY_DIR} only, which is on tmpfs:",
     "docker run --read-only --tmpfs /tmp ...",
 )
-MARGIN_S = 5
 
 
 def files(plan: Plan) -> list[File]:
@@ -29,7 +28,7 @@ def files(plan: Plan) -> list[File]:
         "Keep .git, .venv and what is secret out of the image with a .dockerignore.",
         *TMPFS,
         f"Gunicorn waits up to {plan.graceful_timeout_s} s for requests, docker stop only 10 s:",
-        f"docker stop --time {plan.graceful_timeout_s + MARGIN_S} ...",
+        f"docker stop --time {plan.graceful_timeout_s + container.MARGIN_S} ...",
         *_mounts(plan),
     )
     return [File("Dockerfile", text + _stages(plan))]
@@ -39,15 +38,15 @@ def _mounts(plan: Plan) -> list[str]:
     """Return what must be mounted, one line each."""
     lines = []
     if plan.is_tls:
-        keys = "tls.crt, tls.key" + (", ca.crt" if plan.client_ca else "")
-        lines.append(f"To be mounted at {container.TLS_DIR}: {keys}.")
+        names = ", ".join(container.tls_files(plan))
+        lines.append(f"To be mounted at {container.TLS_DIR}: {names}.")
     if plan.has_metrics and plan.has_web_config:
         lines.append(f"To be mounted at {container.WEB_DIR}: web.yml and what it names.")
     return lines
 
 
 def _stages(plan: Plan) -> str:
-    options = shlex.join(container.surroundings(plan, STATE_DIR))
+    options = shlex.join(container.surroundings(plan, container.SHARED_MEMORY_DIR))
     ports = [bind.port for bind in container.listeners(plan)]
     ports += [container.metrics_bind(plan).port] if plan.has_metrics else []
     return f"""\

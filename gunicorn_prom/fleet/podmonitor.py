@@ -6,7 +6,7 @@ from gunicorn_prom.fleet import container
 from gunicorn_prom.fleet.plan import Bind, File, Plan
 from gunicorn_prom.fleet.text import head, indented, items, quoted
 
-__all__ = ["cpu_millis", "files"]
+__all__ = ["STATE_DIR", "cpu_millis", "files"]
 
 # For how long a pod still gets requests after it was told to go.
 DRAIN_S, MARGIN_S = 5, 10
@@ -14,6 +14,8 @@ BOOT_S, STARTUP_PERIOD_S = 60, 2
 MEBIBYTE = 1024 * 1024
 # What a worker is taken to need where no limit says it, and the master with its metrics server.
 WORKER_MIB, MASTER_MIB = 128, 64
+# A volume of the pod, which the sidecar has, too.
+STATE_DIR = "/run/gunicorn-prom"
 # Both directories on tmpfs, which counts as the container's memory.
 TMPFS_MIB = 64
 # What a worker may have above its limit until it notices.
@@ -58,8 +60,8 @@ def _secrets(plan: Plan) -> list[str]:
     """Return which secrets must be there, one line each."""
     lines = []
     if plan.is_tls:
-        keys = "tls.crt and tls.key" + (", and ca.crt" if plan.client_ca else "")
-        lines.append(f"Secret {plan.job}-tls: {keys}, the application's certificate.")
+        names = ", ".join(container.tls_files(plan))
+        lines.append(f"Secret {plan.job}-tls: {names}, the application's certificate.")
     if plan.has_web_config:
         lines.append(f"Secret {plan.job}-metrics-web: web.yml and the files that it names.")
     credentials = _client_keys(plan)
@@ -144,7 +146,7 @@ def _server(plan: Plan) -> str:
 
 
 def _arguments(plan: Plan) -> list[str]:
-    arguments = container.arguments(plan, container.STATE_DIR)
+    arguments = container.arguments(plan, STATE_DIR)
     # The resources are for so many, whatever number of cores the node has.
     if not any(argument.startswith("--workers=") for argument in arguments):
         arguments.append(f"--workers={plan.workers}")
@@ -155,7 +157,7 @@ def _arguments(plan: Plan) -> list[str]:
 def _sidecar(plan: Plan) -> str:
     """Return the container that serves the metrics of a server that does not do it itself."""
     arguments = [
-        f"--metrics-state-dir={container.STATE_DIR}",
+        f"--metrics-state-dir={STATE_DIR}",
         f"--metrics-bind={container.metrics_bind(plan)}",
         f"--metrics-path={plan.metrics_path}",
     ]
@@ -184,7 +186,7 @@ def _sidecar(plan: Plan) -> str:
 {indented(LOCKED_DOWN, 2)}\
   volumeMounts:
     - name: state
-      mountPath: {container.STATE_DIR}
+      mountPath: {STATE_DIR}
       readOnly: true
 {indented(web, 4)}\
 """
@@ -261,7 +263,7 @@ resources:
 
 
 def _mounts(plan: Plan) -> str:
-    mounts = _mount("state", container.STATE_DIR, is_written=True)
+    mounts = _mount("state", STATE_DIR, is_written=True)
     mounts += _mount("tmp", "/tmp", is_written=True)
     mounts += _mount("tls", container.TLS_DIR) if plan.is_tls else ""
     has_web = plan.has_metrics and plan.has_web_config

@@ -1,12 +1,12 @@
 """The kind `scrape`: a Prometheus configuration."""
 
 from gunicorn_prom.errors import UsageError
+from gunicorn_prom.fleet.alerts import ALERTS, RULES
 from gunicorn_prom.fleet.plan import Bind, File, Plan
 from gunicorn_prom.fleet.text import commented, head, indented, quoted
 
-__all__ = ["ALERTS", "DIRECTORY", "RULES", "base", "files", "job", "static"]
+__all__ = ["DIRECTORY", "base", "files", "job", "static"]
 
-RULES, ALERTS = "gunicorn-prom-rules.yml", "gunicorn-prom-alerts.yml"
 # Beside the configuration: what Prometheus shows to a server, and by which it knows one.
 DIRECTORY = "gunicorn-prom"
 ALERTING = """\

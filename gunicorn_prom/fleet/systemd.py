@@ -6,8 +6,6 @@ from gunicorn_prom.fleet.text import head
 
 __all__ = ["files"]
 
-MARGIN_S = 5
-FIRST_FREE_PORT = 1024
 HOMES = ("/home/", "/root/")
 # As far as a server of any worker type can do without: it reads proc of its own processes, asks
 # netlink for the backlog, and an application may make code at run time.
@@ -73,8 +71,8 @@ ExecStart={_command(plan)}
 ExecReload=/bin/kill -s HUP $MAINPID
 # The master gets SIGTERM and lets the workers finish; what is left then is killed.
 KillMode=mixed
-# {plan.graceful_timeout_s} s of --graceful-timeout, {MARGIN_S} s more.
-TimeoutStopSec={plan.graceful_timeout_s + MARGIN_S}
+# {plan.graceful_timeout_s} s of --graceful-timeout, {container.MARGIN_S} s more.
+TimeoutStopSec={plan.graceful_timeout_s + container.MARGIN_S}
 Restart=on-failure
 RestartSec=5
 # What the command line or a setting has wrong stays wrong.
@@ -144,7 +142,7 @@ def _home(plan: Plan) -> str:
 
 def _capabilities(plan: Plan) -> str:
     # systemd itself binds the application's addresses.
-    needs_port = plan.has_metrics and 0 < plan.metrics_port < FIRST_FREE_PORT
+    needs_port = plan.has_metrics and 0 < plan.metrics_port < container.FIRST_FREE_PORT
     capability = "CAP_NET_BIND_SERVICE" if needs_port else ""
     ambient = f"AmbientCapabilities={capability}\n" if needs_port else ""
     return f"CapabilityBoundingSet={capability}\n{ambient}"

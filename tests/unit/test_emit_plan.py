@@ -9,7 +9,7 @@ import yaml
 from gunicorn_prom.cli.reading import ReadConfiguration
 from gunicorn_prom.configuration import Configuration
 from gunicorn_prom.errors import UsageError
-from gunicorn_prom.fleet import KINDS, container
+from gunicorn_prom.fleet import KINDS, container, podmonitor
 from tests.emitted import ARGUMENTS, emit, enter, plan
 
 FILE = """\
@@ -173,7 +173,7 @@ def test_a_server_without_metrics_has_one_beside_it() -> None:
     assert beside["command"] == ["gunicorn-prom", "export"]
     assert [port["name"] for port in web["ports"]] == ["http"]
     assert beside["ports"] == [{"name": "metrics", "containerPort": 9464}]
-    assert beside["volumeMounts"][0]["mountPath"] == container.STATE_DIR
+    assert beside["volumeMounts"][0]["mountPath"] == podmonitor.STATE_DIR
 
 
 def test_keda_follows_what_a_pod_can_do() -> None:
