@@ -115,6 +115,7 @@ def totals() -> dict[str, Any]:
         "parse_errors": 0,
         "in_progress": 6,
         "capacity": 24,
+        "backlog": 3,
         "workers": {
             "running": 3,
             "target": 6,
@@ -175,7 +176,7 @@ def of_nothing() -> dict[str, Any]:
         | {"latency_s": dict.fromkeys(("p50", "p90", "p99"))},
         versions={"gunicorn_prom": "0.1.0", "gunicorn": None, "python": None},
         totals=dict.fromkeys(totals(), 0)
-        | dict.fromkeys(("capacity", "memory_rss_bytes", "memory_pss_bytes"))
+        | dict.fromkeys(("capacity", "backlog", "memory_rss_bytes", "memory_pss_bytes"))
         | {"by_status_class": {}, "aborted": {}, "workers": dict.fromkeys(totals()["workers"], 0)},
         exits=[],
         autopsies=[],

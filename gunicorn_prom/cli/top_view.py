@@ -257,10 +257,7 @@ def _panels_of(document: Document) -> tuple[list[_Panel], list[_Panel]]:
     rate, errors, saturation = (
         recent[name] for name in ("request_rate", "error_share", "saturation")
     )
-    backlogs = [listener["backlog"] for listener in document["listeners"]]
-    known = [backlog for backlog in backlogs if backlog is not None]
-    backlog = sum(known) if known else None
-    capacity = totals["capacity"]
+    capacity, backlog = totals["capacity"], totals["backlog"]
     in_progress = number(totals["in_progress"]) + (f"/{number(capacity)}" if capacity else "")
     is_failing, is_full = (errors or 0) > MANY_ERRORS, (saturation or 0) >= NEARLY_FULL
     p50, p99 = (recent["latency_s"][name] for name in ("p50", "p99"))

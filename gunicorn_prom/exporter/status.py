@@ -321,6 +321,7 @@ def _totals(scene: _Scene, facts: Facts) -> dict[str, Any]:
         "parse_errors": _count(tables[keys.PARSE_ERRORS.name].values()),
         "in_progress": sum(worker.slot.in_progress for worker in server.workers),
         "capacity": int(sum(limited)) if limited else None,
+        "backlog": scene.backlog,
         "workers": {
             "running": sum(state in SERVING for state in states),
             "target": int(sum(target(found.reading.master) for found in server.masters)),

@@ -137,6 +137,7 @@ def test_master_and_listeners(server: Server) -> None:
     label = {"listener": listener["address"]}
     assert listener["address"] == f"127.0.0.1:{server.port}"
     assert listener["backlog_limit"] == metrics.one("gunicorn_socket_backlog_limit", **label)
+    assert found["totals"]["backlog"] == listener["backlog"] == 0
 
 
 def test_history(server: Server) -> None:

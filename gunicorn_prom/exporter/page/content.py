@@ -139,8 +139,6 @@ def _tiles(document: Document) -> str:
     recent, totals = document["recent"], document["totals"]
     latency, workers = recent["latency_s"], totals["workers"]
     history = document["history"]
-    waiting = [listener["backlog"] for listener in document["listeners"]]
-    known_waiting = [count for count in waiting if count is not None]
     tiles = (
         _tile(
             "Requests",
@@ -173,7 +171,7 @@ def _tiles(document: Document) -> str:
         ),
         _tile(
             "Waiting",
-            _count(sum(known_waiting) if known_waiting else None),
+            _count(totals["backlog"]),
             sparkline(history, "backlog", 10.0),
             "in the backlog",
         ),

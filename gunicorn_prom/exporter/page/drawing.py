@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from gunicorn_prom.exporter.history import POINTS
+
 __all__ = ["bar", "shape", "sparkline"]
 
 WIDTH, HEIGHT = 240, 40
 # The line's own thickness stays inside.
 TOP, BOTTOM = 3, 38
-POINTS = 60
 
 Point = tuple[int, int]
 
