@@ -244,7 +244,10 @@ class PrometheusMixin(_Base):
                 VARIABLE,
             )
         if self._slot is not None and self._recorder is not None:
-            keep_settings_at_hand(self.cfg)
+            try:
+                keep_settings_at_hand(self.cfg)
+            except Exception as failure:
+                self._slot.report("request", failure)
             self._look_inside(self._slot, self._recorder)
         if self._asgi_seam is None:
             self._note_booted()

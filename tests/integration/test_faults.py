@@ -203,6 +203,16 @@ def test_a_removed_state_directory_loses_nothing(tmp_path: Path) -> None:
         assert left == []
 
 
+def test_settings_that_cannot_be_kept_at_hand(tmp_path: Path) -> None:
+    """A worker whose settings are not as we know them serves and is counted like any other."""
+    hook = "def post_fork(server, worker):\n    worker.cfg.settings['odd'] = None\n"
+    (tmp_path / "conf.py").write_text(hook)
+    with gunicorn_prom(tmp_path, APP, f"--config={tmp_path / 'conf.py'}") as server:
+        assert request(server.port, "/").status == 200
+        metrics = server.wait_for_metrics(lambda m: m.total(REQUESTS) == 1, "the request")
+        assert metrics.one(PROM_ERRORS, where="request") == metrics.total(PROM_ERRORS) == 1
+
+
 def test_metrics_made_without_a_state_directory(tmp_path: Path) -> None:
     """A worker that was there before the loss can make its first value of a kind soon after it."""
     with counted(tmp_path) as server:
