@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 from gunicorn.util import is_ipv6
 
-__all__ = ["Listener", "address_label", "network_namespace", "read", "sockets_of", "write"]
+__all__ = [
+    "Listener",
+    "address_label",
+    "network_namespace",
+    "read",
+    "replace_text",
+    "sockets_of",
+    "write",
+]
 
 ANY_INODE = 0
 
@@ -81,13 +89,18 @@ def network_namespace() -> str:
 
 
 def write(path: Path, listeners: Iterable[Listener]) -> None:
-    """Write down where this process listens; who reads finds all of it or what was there before.
+    """Write down where this process listens, see `replace_text`."""
+    replace_text(path, json.dumps([network_namespace(), *listeners]))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file; who reads it finds all of the text or what was there before.
 
     Raises:
         OSError: there is no room, or no directory any more.
     """
     draft = path.with_name(f"new-{path.name}")
-    draft.write_text(json.dumps([network_namespace(), *listeners]))
+    draft.write_text(text)
     draft.replace(path)
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from gunicorn_prom.app_directory import remove_announced
 from gunicorn_prom.errors import StateError
-from gunicorn_prom.listeners import Listener, write
+from gunicorn_prom.listeners import Listener, replace_text, write
 from gunicorn_prom.scoreboard import Board, Reading
 from gunicorn_prom.totals import Totals
 
@@ -218,7 +218,7 @@ class State:
             OSError: there is no room, or no directory any more.
         """
         write(self.path / f"{LISTENERS}.{self.board.number:.0f}", listeners)
-        (self.path / f"{METRICS_URL}.{self.board.number:.0f}").write_text(url)
+        replace_text(self.path / f"{METRICS_URL}.{self.board.number:.0f}", url)
 
     def relatives(self) -> list[Reading]:
         """Return what the boards of other generations tell that somebody still holds."""

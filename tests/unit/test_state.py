@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_prom.errors import StateError
-from gunicorn_prom.state import State, default_root, sweep
+from gunicorn_prom.state import State, default_root, metrics_url, sweep
 from tests.unit.boards import META
 
 
@@ -26,6 +26,19 @@ def test_a_directory_of_its_own(tmp_path: Path) -> None:
         assert {path.stem for path in state.path.iterdir()} == {"board", "keys"}
         state.close()
     assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_url_is_always_whole(tmp_path: Path) -> None:
+    """Who has just opened the file of a URL reads the one before, and not a part of the new one."""
+    state = State.create(tmp_path, META)
+    first, second = "http://127.0.0.1:9464/metrics", "http://127.0.0.1:9465/metrics"
+    state.publish([], first)
+    (path,) = state.path.glob("metrics_url.*")
+    with path.open() as opened:
+        state.publish([], second)
+        assert opened.read() == first
+    assert metrics_url(state.path) == second
+    state.close()
 
 
 def test_what_nobody_holds_is_swept(tmp_path: Path) -> None:
