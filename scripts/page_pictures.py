@@ -4,16 +4,14 @@
 something in the lines.
 """
 
-import http.client
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from scripts.clients import clients
 from tests.browser import SCHEMES, Viewer, chromium
-from tests.support import Server, gunicorn_prom, request
+from tests.support import gunicorn_prom, request
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 WIDTH = 1400
@@ -37,11 +35,17 @@ def app(environ, start_response):
 
 def main() -> None:
     """Serve for a while, then photograph the page in both schemes; the lines want an open page."""
+
+    def ask(client: int, is_over: threading.Event) -> None:
+        is_over.wait(random.expovariate(20))
+        orders = f"/orders/{random.randrange(1000)}"
+        request(server.port, f"/reports/{client}" if random.random() < 0.002 else orders)
+
     with tempfile.TemporaryDirectory() as name:
         Path(name, "shop.py").write_text(SHOP)
         with (
             gunicorn_prom(Path(name), "shop:app", "--chdir", name, *OPTIONS) as server,
-            load(server),
+            clients(CLIENTS, ask),
             chromium() as browser,
         ):
             page = Viewer(browser).open(f"http://127.0.0.1:{server.metrics_port}/", width=WIDTH)
@@ -49,29 +53,6 @@ def main() -> None:
             for scheme in SCHEMES:
                 page.emulate_media(color_scheme=scheme)
                 page.screenshot(path=PICTURES / f"status-page-{scheme}.png", full_page=True)
-
-
-@contextmanager
-def load(server: Server) -> Iterator[None]:
-    """Send requests until the block ends."""
-    is_over = threading.Event()
-
-    def send(client: int) -> None:
-        while not is_over.wait(random.expovariate(20)):
-            orders = f"/orders/{random.randrange(1000)}"
-            target = f"/reports/{client}" if random.random() < 0.002 else orders
-            try:
-                request(server.port, target)
-            except (OSError, http.client.HTTPException):
-                continue  # its worker has had its requests
-
-    clients = [threading.Thread(target=send, args=(number,)) for number in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    yield
-    is_over.set()
-    for client in clients:
-        client.join()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 `python -m scripts.pictures`, from the project root. The commands really run.
 """
 
-import contextlib
 import fcntl
-import http.client
 import io
 import math
 import os
@@ -18,12 +16,12 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+from scripts.clients import clients
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -80,7 +78,19 @@ def draw_top(directory: Path) -> None:
 
     directory.mkdir()
     options = ("--workers=6", "--worker-type=gthread", "--threads=2")
-    with gunicorn_prom(directory, "behave:app", *options) as server, load_on(server):
+
+    def ask(number: int, is_over: threading.Event) -> None:
+        # Now more of them and now fewer.
+        wave = (1 + math.sin(time.monotonic() / 12)) / 2 * LOAD_OF_TOP
+        if number > wave:
+            is_over.wait(1.0)
+        else:
+            server.get("/500" if time.monotonic() % 20 < 0.2 else f"/sleep/0.0{number % 8 + 1}")
+
+    with (
+        gunicorn_prom(directory, "behave:app", *options) as server,
+        clients(LOAD_OF_TOP, ask),
+    ):
         time.sleep(LOAD_S)
         for width in WIDTHS:
             with terminal(directory / f"top-{width}", width, TOP_HEIGHT) as screen:
@@ -93,37 +103,6 @@ def draw_top(directory: Path) -> None:
             address = f"127.0.0.1:{server.metrics_port}"
             seen = seen.replace(address, "127.0.0.1:9464").replace(str(server.port), "8000")
             (PICTURES / f"top-{width}.svg").write_text(draw(seen, ("top",), width))
-
-
-@contextlib.contextmanager
-def load_on(server: Any) -> Iterator[None]:
-    """Have clients ask a server, now more of them and now fewer, while the block runs."""
-    is_over = threading.Event()
-
-    def ask(number: int) -> None:
-        while not is_over.is_set():
-            wave = (1 + math.sin(time.monotonic() / 12)) / 2 * LOAD_OF_TOP
-            if number > wave:
-                is_over.wait(1.0)
-            else:
-                target = "/500" if time.monotonic() % 20 < 0.2 else f"/sleep/0.0{number % 8 + 1}"
-                give_up(server, target)
-
-    clients = [threading.Thread(target=ask, args=(number,)) for number in range(LOAD_OF_TOP)]
-    for client in clients:
-        client.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        for client in clients:
-            client.join()
-
-
-def give_up(server: Any, target: str) -> None:
-    """Ask for something, whatever becomes of it."""
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        server.get(target)
 
 
 def run_in_terminal(arguments: list[str], directory: Path, width: int) -> str:
