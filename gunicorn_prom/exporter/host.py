@@ -238,7 +238,7 @@ class ThreadHost(ExporterHost):
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._holds_lock = False
-        self._failed = False
+        self._failure = ""
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork)
 
     def begin(self) -> None:
@@ -272,11 +272,11 @@ class ThreadHost(ExporterHost):
         assert self._server is not None  # begin() has made it
         try:
             self._server.serve()
-        except Exception:
-            # `revive` starts another one within a second.
-            if not self._failed:
+        except Exception as error:
+            # `revive` starts another one within a second, which may fail in the same way.
+            if repr(error) != self._failure:
                 self._log.exception("gunicorn-prom: the metrics server failed")
-            self._failed = True
+            self._failure = repr(error)
             self._state.board.count_master_error("server")
 
     def _before_fork(self) -> None:
