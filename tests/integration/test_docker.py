@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import ssl
 import subprocess
@@ -326,6 +327,38 @@ def test_the_emitted_dockerfile_works(engine: Engine) -> None:
         assert (duration_s < STOP_AT_REST_S, exit_code) == (True, 0), f"after {duration_s:.1f} s"
 
 
+def test_the_emitted_service_of_compose_works(
+    engine: Engine, emitted: Path, tmp_path: Path
+) -> None:
+    """Run as compose.yaml says the image is healthy, serves on both ports and ends with 0."""
+    options = ("app:app", "--worker-type=gthread", "--metrics-bind=:9555", "-b", "localhost:80")
+    done = run_to_end(emitted, "compose", *options, "-o", str(tmp_path), command=["emit"])
+    assert done.returncode == 0, done.stderr
+    service = yaml.safe_load((tmp_path / "compose.yaml").read_text())["services"]["app"]
+    program, *arguments = *service["entrypoint"], *service["command"]
+    given = (f"--entrypoint={program}", *as_docker_takes_it(service))
+    with running(engine, EMITTED_IMAGE, None, given, tuple(arguments)) as container:
+        container.wait_for_health("healthy")
+        assert container.get("/parent", 8080) == "1"
+        assert Metrics(container.get("/internal", 9555)).total("gunicorn_workers") == 2
+        assert container.execute("sh", "-c", "touch /app/x 2>/dev/null || echo no") == "no"
+        duration_s, exit_code = container.stop()
+        assert (duration_s < STOP_AT_REST_S, exit_code) == (True, 0), f"after {duration_s:.1f} s"
+
+
+def as_docker_takes_it(service: dict[str, Any]) -> Iterator[str]:
+    """Yield options of `docker run` for what a service is but for its image, command and ports."""
+    assert service["healthcheck"]["test"][0] == "CMD"
+    # Asked more often than emitted, so that nobody waits.
+    yield f"--health-cmd={shlex.join(service['healthcheck']['test'][1:])}"
+    yield "--health-interval=1s"
+    yield f"--stop-timeout={service['stop_grace_period'].removesuffix('s')}"
+    yield f"--user={service['user']}"
+    yield f"--read-only={json.dumps(service['read_only'])}"
+    for key in ("tmpfs", "cap_drop", "security_opt"):
+        yield from (f"--{key.replace('_', '-')}={value}" for value in service[key])
+
+
 def test_the_emitted_deployment_comes_up(
     engine: Engine, emitted: Path, podman: Podman, tmp_path: Path
 ) -> None:
@@ -599,7 +632,7 @@ def running(
 ) -> Iterator[Container]:
     """Run the image on the application, or as it is; print its logs and remove it afterwards."""
     mounted = () if application is None else (f"--volume={application}:/app:ro",)
-    command = () if application is None else ("processes:app", *arguments)
+    command = arguments if application is None else ("processes:app", *arguments)
     container = Container(
         engine,
         engine.run("run", "--detach", "--network=none", *options, *mounted, image, *command),

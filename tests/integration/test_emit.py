@@ -76,6 +76,13 @@ def accepted(*command: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def touch_credentials(directory: Path) -> None:
+    """Make the files beside a configuration of Prometheus that it takes to scrape."""
+    (directory / "gunicorn-prom").mkdir()
+    for file in ("ca.crt", "client.crt", "client.key", "password"):
+        (directory / "gunicorn-prom" / file).touch()
+
+
 def test_one_file_is_printed(tmp_path: Path) -> None:
     """It is all that there is on stdout, ready to be redirected."""
     done = emit(tmp_path, "podmonitor", "shop:app", "-b:5000")
@@ -202,9 +209,7 @@ def test_promtool_accepts_every_way_to_find_servers(here: Path, name: str) -> No
     promtool = find_program("promtool", "prometheus")
     write(here, "alerts", *ARGUMENTS[name])
     (path,) = write(here, "scrape", *ARGUMENTS[name])
-    (here / "gunicorn-prom").mkdir()
-    for file in ("ca.crt", "client.crt", "client.key", "password"):
-        (here / "gunicorn-prom" / file).touch()
+    touch_credentials(here)
     accepted(promtool, "check", "config", path)
     before, *parts = path.read_text().split("\n\n  # - job_name: ")
     ways = [COMMENTED.sub("  ", f"  # - job_name: {part}\n") for part in parts]
@@ -345,6 +350,19 @@ def test_compose_is_complete(here: Path) -> None:
         for path in paths:
             # Python reads YAML too slowly for a dashboard.
             (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text())
+
+
+@pytest.mark.real_parts
+@pytest.mark.parametrize("name", ["default", "tls", "certificate"])
+def test_compose_configures_what_it_starts(here: Path, name: str) -> None:
+    """With its credentials Prometheus accepts what is mounted for it, and Alertmanager does."""
+    promtool = find_program("promtool", "prometheus")
+    amtool = find_program("amtool", "prometheus-alertmanager")
+    write(here, "compose", *ARGUMENTS[name])
+    prometheus = here / "monitoring" / "prometheus"
+    touch_credentials(prometheus)
+    accepted(promtool, "check", "config", prometheus / "prometheus.yml")
+    accepted(amtool, "check-config", here / "monitoring" / "alertmanager" / "alertmanager.yml")
 
 
 @pytest.fixture(scope="module")
