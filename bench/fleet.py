@@ -32,6 +32,7 @@ from typing import NamedTuple
 from bench.processes import read_cpu_seconds
 from gunicorn_prom.keys import ROUTES
 from tests.fleet import (
+    SETTLING_S,
     Agreement,
     Fleet,
     Member,
@@ -175,6 +176,7 @@ def _pass_calmly(fleet: Fleet, calm_s: float) -> Agreement:
     for name in _UPGRADED:
         say(f"upgrade of {name}")
         upgraded(fleet, name)
+    calm_s = max(calm_s, SETTLING_S)
     fleet.wait_for(f"vector(time()) > {middle + calm_s}", 10 * calm_s)
     end = time.time()
     fleet.stop_clients()

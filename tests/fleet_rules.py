@@ -10,7 +10,7 @@ from tests.support import run_to_end
 
 FILES = ("gunicorn-prom-rules.yml", "gunicorn-prom-alerts.yml", "gunicorn-prom-tests.yml")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-DURATION = re.compile(r"(\[|\bfor: |\binterval: )([0-9]+)([smhd])\b")
+DURATION = re.compile(r"(\[|\bfor: |\binterval: )([0-9]+[smhd])\b")
 
 
 def emitted_alerts(directory: Path, *options: str) -> dict[str, str]:
@@ -32,10 +32,14 @@ def hurried(text: str, factor: int = 60) -> str:
     """
 
     def shorter(match: re.Match[str]) -> str:
-        milliseconds = int(match[2]) * SECONDS[match[3]] * 1000 // factor
-        return f"{match[1]}{milliseconds}ms"
+        return f"{match[1]}{in_seconds(match[2]) * 1000 // factor}ms"
 
     return DURATION.sub(shorter, text)
+
+
+def in_seconds(duration: str) -> int:
+    """Return the seconds of a duration of one unit, such as 5m."""
+    return int(duration[:-1]) * SECONDS[duration[-1]]
 
 
 class Query(NamedTuple):
