@@ -1,11 +1,13 @@
 """What `gunicorn-prom emit alerts` and `dashboard` make, for tests against real engines."""
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.prometheus import query
 from tests.support import run_to_end
 
 FILES = ("gunicorn-prom-rules.yml", "gunicorn-prom-alerts.yml", "gunicorn-prom-tests.yml")
@@ -60,7 +62,7 @@ def dashboard_queries(
     route: str = ".+",
     rate_interval: str = "1m",
 ) -> Iterator[Query]:
-    """Yield the queries of all panels and annotations.
+    """Yield the queries of all panels, annotations and variables, of these the series alone.
 
     Args:
         job: regular expression of the jobs that are chosen; and so on.
@@ -81,6 +83,20 @@ def dashboard_queries(
             yield Query(place, filled(target["expr"]))
     for annotation in dashboard["annotations"]["list"]:
         yield Query(f"annotation: {annotation['name']}", filled(annotation["expr"]))
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            values_of = re.fullmatch(r"label_values\((.+), \w+\)", variable["query"]["query"])
+            assert values_of
+            yield Query(f"variable: {variable['name']}", filled(values_of[1]))
+
+
+def without_numbers(prometheus: int, queries: Iterable[Query]) -> set[str]:
+    """Return the places whose queries find nothing, or nothing but NaN."""
+    return {
+        asked.place
+        for asked in queries
+        if all(map(math.isnan, query(prometheus, asked.expression).values()))
+    }
 
 
 def load_dashboard(directory: Path) -> dict[str, Any]:
