@@ -3,14 +3,36 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from gunicorn_prom.cli import check, emit, settings
+from gunicorn_prom.cli.app import app
 from tests.pages import PAGES, name_of
 from tests.support import ROOT
 
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 TESTS = "".join(path.read_text() for path in Path(ROOT, "tests").rglob("*.py"))
+
+
+PROGRAM: Any = typer.main.get_command(app)
+# The options of a command, and the page that it has.
+OPTIONS = {
+    "top": [option for parameter in PROGRAM.commands["top"].params for option in parameter.opts],
+    "emit": [option for names, _ in emit.OPTIONS for option in names],
+    "checks": [option for names, _ in check.OPTIONS for option in names],
+    "settings": [option for names, _ in settings.OPTIONS for option in names],
+}
+
+
+@pytest.mark.parametrize("page", OPTIONS)
+def test_every_option_is_on_the_page_of_its_command(page: str) -> None:
+    """Whoever reads the page of a command finds all that can be asked of it."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    assert OPTIONS[page]
+    assert [one for one in OPTIONS[page] if not re.search(rf"(?<![\w-]){one}(?![\w-])", text)] == []
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\b(test_[a-z0-9_]+)`", RELIABILITY))))
