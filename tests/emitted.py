@@ -1,16 +1,13 @@
 """What `gunicorn-prom emit` makes of a configuration, made in this process."""
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
-from gunicorn import config
 
 from gunicorn_prom.cli.reading import ReadConfiguration
-from gunicorn_prom.configuration import GUNICORNS_ENVIRONMENT
 from gunicorn_prom.fleet import files_of
 from gunicorn_prom.fleet.plan import Plan, plan_of
+from tests.elsewhere import be_in
 
 # A configuration of each sort that a kind has to follow, by name.
 ARGUMENTS = {
@@ -52,15 +49,7 @@ tls_server_config:
 
 def enter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Be in a directory with the web configurations, with no variable that sets anything."""
-    for name in [name for name in os.environ if name.startswith("GUNICORN_")]:
-        monkeypatch.delenv(name)
-    for name in ("XDG_RUNTIME_DIR", *GUNICORNS_ENVIRONMENT.values()):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(directory)
-    # That is where Gunicorn was imported.
-    monkeypatch.setattr(config.Chdir, "default", str(directory))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "__config__", raising=False)
+    be_in(directory, monkeypatch)
     (directory / "password.yml").write_text(PASSWORD)
     (directory / "certificate.yml").write_text(CERTIFICATE)
 

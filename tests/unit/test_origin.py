@@ -12,20 +12,13 @@ from gunicorn_prom.config_file import line_of
 from gunicorn_prom.configuration import GUNICORNS_ENVIRONMENT, SOURCES, Configuration, Origin
 from gunicorn_prom.effective import WITHOUT_ENVIRONMENT, effective
 from gunicorn_prom.settings import environment
+from tests.elsewhere import be_in
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be in an empty directory, with no variable that sets anything, and forget its files."""
-    for name in [name for name in os.environ if name.startswith("GUNICORN_")]:
-        monkeypatch.delenv(name)
-    for name in ("XDG_RUNTIME_DIR", *GUNICORNS_ENVIRONMENT.values()):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    # That is where Gunicorn was imported.
-    monkeypatch.setattr(config.Chdir, "default", str(tmp_path))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "__config__", raising=False)
+    """Be in an empty directory."""
+    be_in(tmp_path, monkeypatch)
 
 
 def gathered(*arguments: str, needs_worker: bool = True) -> Configuration:
