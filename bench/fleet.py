@@ -21,11 +21,9 @@ import json
 import signal
 import socket
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +43,7 @@ from tests.fleet import (
 from tests.fleet_rules import dashboard_queries, load_dashboard, without_numbers
 from tests.incidents import INCIDENTS, provoke
 from tests.prometheus import prometheus_on
-from tests.support import Server, gunicorn_prom, request, wait_for
+from tests.support import QuietHandler, Server, gunicorn_prom, http_server, request, wait_for
 
 __all__ = ["main"]
 
@@ -343,7 +341,7 @@ def _scale() -> list[Load]:
 def _replaying(page: bytes) -> Iterator[int]:
     """Answer everything with a compressed page, until the block ends; yield the port."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -354,19 +352,8 @@ def _replaying(page: bytes) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(page)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(Handler) as port:
+        yield port
 
 
 def _watch(port: int, replicas: int) -> Load:

@@ -4,14 +4,12 @@ import contextlib
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.real_parts import find_program
-from tests.support import free_port, request, wait_for
+from tests.support import QuietHandler, free_port, http_server, is_answered, wait_for
 
 
 class Alertmanager(NamedTuple):
@@ -57,40 +55,23 @@ def running_alertmanager(directory: Path) -> Iterator[Alertmanager]:
         with (directory / "alertmanager.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
         try:
-            wait_for(lambda: _is_ready(port), "Alertmanager")
+            wait_for(lambda: is_answered(port), "Alertmanager")
             yield Alertmanager(port, told)
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _is_ready(port: int) -> bool:
-    try:
-        return request(port, "/-/ready").status == 200
-    except OSError:
-        return False
-
-
 @contextlib.contextmanager
 def _webhook(told: list[dict[str, Any]]) -> Iterator[int]:
     """Note the alerts that are posted, until the block ends; yield the port."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             told.extend(json.loads(body)["alerts"])
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(Handler) as port:
+        yield port

@@ -8,7 +8,6 @@ import http.client
 import itertools
 import json
 import math
-import re
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ from urllib.parse import quote
 from gunicorn_prom.fleet.alert_rules import alerts
 from gunicorn_prom.settings import DEFAULT_BUCKETS
 from tests.alertmanager import Alertmanager, running_alertmanager
-from tests.fleet_rules import FILES, emit, hurried, in_seconds
+from tests.fleet_rules import FILES, emit, hurried, in_seconds, other_ways
 from tests.ledger import memory_cgroup, running_in
 from tests.load import Masters
 from tests.prometheus import ask, prometheus_on
@@ -47,8 +46,6 @@ QUANTILES = (0.3, 0.75, 0.96)
 # So that one client does not fill a server.
 PAUSE_S = 0.15
 PATIENCE_S = 90.0
-# In an emitted scrape configuration, what is commented out by a sign and a space.
-COMMENTED = re.compile(r"^  # ", re.MULTILINE)
 MEMORY_BYTES = 200 << 20
 
 Fired = set[tuple[str, str]]
@@ -380,10 +377,7 @@ def _write_configuration(directory: Path, alertmanager: int) -> Path:
     """Emit the configuration, and choose that servers are found by files."""
     emit(directory, "scrape", "--name=shop")
     path = directory / "prometheus.yml"
-    head, _, ways = path.read_text().partition("scrape_configs:")
-    (way,) = [way for way in ways.split("\n\n") if "file_sd_configs" in way]
-    head = re.sub(r"^#   ", "  ", head.replace("# alerting", "alerting"), flags=re.MULTILINE)
-    text = f"{head}scrape_configs:\n" + COMMENTED.sub("  ", way.lstrip("\n"))
+    (text,) = [way for way in other_ways(path.read_text()) if "file_sd_configs" in way]
     changes = {
         "localhost:9093": f"localhost:{alertmanager}",
         "/etc/prometheus/targets": str(directory / "targets"),

@@ -44,6 +44,20 @@ def in_seconds(duration: str) -> int:
     return int(duration[:-1]) * SECONDS[duration[-1]]
 
 
+def other_ways(configuration: str) -> list[str]:
+    """Return an emitted scrape configuration with each way to find servers that is commented out.
+
+    With that alone, and with Alertmanager, which is commented out, too.
+    """
+    head, _, ways = configuration.partition("scrape_configs:\n")
+    head = re.sub(r"^#   ", "  ", head.replace("# alerting", "alerting"), flags=re.MULTILINE)
+    return [
+        f"{head}scrape_configs:\n" + re.sub(r"^  # ", "  ", way, flags=re.MULTILINE)
+        for way in ways.split("\n\n")
+        if way.startswith("  # - job_name: ")
+    ]
+
+
 class Query(NamedTuple):
     """A query of the dashboard, with its variables filled in.
 

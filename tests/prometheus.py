@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.real_parts import find_program
-from tests.support import free_port, request, wait_for
+from tests.support import free_port, is_answered, request, wait_for
 
 
 @contextlib.contextmanager
@@ -55,18 +55,11 @@ def prometheus_on(configuration: Path, *options: str) -> Iterator[int]:
     with (directory / "prometheus.log").open("wb") as log:
         prometheus = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
     try:
-        wait_for(lambda: _is_ready(port), "Prometheus")
+        wait_for(lambda: is_answered(port), "Prometheus")
         yield port
     finally:
         prometheus.terminate()
         prometheus.wait(30)
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        return request(port, "/-/ready").status == 200
-    except OSError:
-        return False
 
 
 def query(port: int, expression: str) -> dict[tuple[str, ...], float]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,34 @@ def request(
         connection.close()
 
 
+def is_answered(port: int, target: str = "/-/ready", status: int = 200) -> bool:
+    """Tell whether a GET request gets that status."""
+    try:
+        return request(port, target).status == status
+    except OSError:
+        return False
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """What answers the requests to a server of `http_server`, and logs none."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def http_server(handler: type[QuietHandler]) -> Iterator[int]:
+    """Run a server in a thread until the block ends; yield its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(POLL_S,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def read_samples(text: str) -> list[Sample]:
     """Return the samples of an exposition, or of a part of one, in the text format."""
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
@@ -253,10 +282,7 @@ class Server:
         """Tell whether the metrics server says that a worker has booted."""
         assert self.process is not None
         assert self.process.poll() is None, f"the server ended:\n{self.log}"
-        try:
-            return request(self.metrics_port, "/-/ready").status == 200
-        except OSError:
-            return False
+        return is_answered(self.metrics_port)
 
     def get(self, target: str, method: str = "GET", **headers: str) -> Response:
         """Send one request to the application."""

@@ -1,7 +1,6 @@
 """What `gunicorn-prom check --live` finds in running servers, and what it leaves alone."""
 
 import contextlib
-import http.server
 import os
 import signal
 import threading
@@ -23,10 +22,12 @@ from tests.integration.test_door import Authority
 from tests.real_parts import find_program
 from tests.support import (
     Metrics,
+    QuietHandler,
     Server,
     backlog_of,
     free_port,
     gunicorn_prom,
+    http_server,
     is_listening,
     run_to_end,
     wait_for,
@@ -63,42 +64,20 @@ def silence_s(metrics: Metrics) -> float:
     return max((time.time() - beat for _, beat in beats), default=0.0)
 
 
-class Tale(http.server.ThreadingHTTPServer):
-    """An endpoint that answers what it is told: one text after the other, the last for ever."""
-
-    def __init__(self, *texts: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Teller)
-        self.texts = list(texts)
-
-    @property
-    def url(self) -> str:
-        return f"--live=http://127.0.0.1:{self.server_port}"
-
-
-class _Teller(http.server.BaseHTTPRequestHandler):
-    server: Tale
-
-    def do_GET(self) -> None:
-        text = self.server.texts.pop(0) if len(self.server.texts) > 1 else self.server.texts[0]
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @contextlib.contextmanager
-def told(*texts: str) -> Iterator[Tale]:
-    """Serve the texts until the block ends."""
-    with Tale(*texts) as tale:
-        thread = threading.Thread(target=tale.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield tale
-        finally:
-            tale.shutdown()
-            thread.join()
+def told(*texts: str) -> Iterator[str]:
+    """Tell one text after the other, the last for ever; yield what `--live` takes for it."""
+    left = list(texts)
+
+    class Teller(QuietHandler):
+        def do_GET(self) -> None:
+            text = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    with http_server(Teller) as port:
+        yield f"--live=http://127.0.0.1:{port}"
 
 
 def workers(*, target: int, idle: int, booting: int = 0, exits: int = 0, boots: int = 1) -> str:
@@ -212,29 +191,29 @@ def test_a_long_request_of_a_sync_worker(tmp_path: Path) -> None:
 
 def test_a_timeout_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:
     """An idle sync worker is silent for half of a timeout, so 20 s may be nothing."""
-    with told(silent("sync", 20)) as tale:
-        (found,) = checked(tmp_path, "GP035", tale.url)
+    with told(silent("sync", 20)) as url:
+        (found,) = checked(tmp_path, "GP035", url)
         assert found.status == "skipped"
         assert "give the server's --timeout" in found.detail
-        assert_passes(tmp_path, "GP035", tale.url, "--timeout=120")
+        assert_passes(tmp_path, "GP035", url, "--timeout=120")
         expected = Found("error", "pid 52 is stuck: silent for ")
-        assert_finds(tmp_path, "GP035", tale.url, "--timeout=30", expected=expected)
+        assert_finds(tmp_path, "GP035", url, "--timeout=30", expected=expected)
     # Of these something is heard each second, with any timeout.
-    with told(silent("gevent", 20)) as tale:
-        assert_finds(tmp_path, "GP035", tale.url, expected=expected)
+    with told(silent("gevent", 20)) as url:
+        assert_finds(tmp_path, "GP035", url, expected=expected)
 
 
 @pytest.mark.parametrize("state", ["booting", "quitting"])
 def test_who_boots_or_finishes_is_not_stuck(tmp_path: Path, state: str) -> None:
     """A worker that loads its application or finishes its requests is silent for good reasons."""
-    with told(silent("gthread", 20, state)) as tale:
-        assert_passes(tmp_path, "GP035", tale.url)
+    with told(silent("gthread", 20, state)) as url:
+        assert_passes(tmp_path, "GP035", url)
 
 
 def test_without_a_timeout_nobody_is_late(tmp_path: Path) -> None:
     """With timeout 0 a worker may be silent as long as it likes."""
-    with told(silent("gthread", 20)) as tale:
-        (found,) = checked(tmp_path, "GP035", tale.url, "--timeout=0")
+    with told(silent("gthread", 20)) as url:
+        (found,) = checked(tmp_path, "GP035", url, "--timeout=0")
     assert found.status == "skipped"
 
 
@@ -397,24 +376,24 @@ def test_a_boot_loop(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_being_replaced(tmp_path: Path) -> None:
     """One look may miss a worker; the next one counts."""
-    with told(workers(target=2, idle=1, exits=1), workers(target=2, idle=2, exits=1)) as tale:
-        assert_passes(tmp_path, "GP038", tale.url)
+    with told(workers(target=2, idle=1, exits=1), workers(target=2, idle=2, exits=1)) as url:
+        assert_passes(tmp_path, "GP038", url)
 
 
 def test_workers_that_boot_slowly(tmp_path: Path) -> None:
     """While workers boot and none exits, it is too early to say; a target of 0 is a target."""
-    with told(workers(target=2, idle=0, booting=2, exits=4)) as tale:
-        (found,) = checked(tmp_path, "GP038", tale.url)
+    with told(workers(target=2, idle=0, booting=2, exits=4)) as url:
+        (found,) = checked(tmp_path, "GP038", url)
         assert found == Found("skipped", "2 of 2 workers are still booting")
-    with told(workers(target=0, idle=0)) as tale:
-        assert_passes(tmp_path, "GP038", tale.url)
+    with told(workers(target=0, idle=0)) as url:
+        assert_passes(tmp_path, "GP038", url)
 
 
 def test_a_boot_loop_that_takes_its_time(tmp_path: Path) -> None:
     """Workers that have exited before any has booted are found while the next one boots."""
-    with told(workers(target=1, idle=0, booting=1, exits=4, boots=0)) as tale:
+    with told(workers(target=1, idle=0, booting=1, exits=4, boots=0)) as url:
         expected = Found("error", "0 workers run, 1 boot, 1 are wanted; exits by reason: oom 4")
-        assert_finds(tmp_path, "GP038", tale.url, expected=expected)
+        assert_finds(tmp_path, "GP038", url, expected=expected)
 
 
 def test_each_of_several_servers(tmp_path: Path) -> None:
@@ -425,8 +404,8 @@ def test_each_of_several_servers(tmp_path: Path) -> None:
         for mark in (f'{{server="{name}"}} ',)
         for line in workers(target=2, idle=idle).splitlines()
     ]
-    with told("\n".join([*sorted(lines), ""])) as tale:
-        found = checked(tmp_path, "GP038", tale.url)
+    with told("\n".join([*sorted(lines), ""])) as url:
+        found = checked(tmp_path, "GP038", url)
     assert sorted(one.detail.split(" workers")[0] for one in found) == ["api: 3", "web: 1"]
 
 

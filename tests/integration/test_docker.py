@@ -29,7 +29,16 @@ import yaml
 
 from tests import walkthrough
 from tests.real_parts import find_program, unavailable
-from tests.support import APPS, ROOT, Metrics, free_port, request, run_to_end, wait_for
+from tests.support import (
+    APPS,
+    ROOT,
+    Metrics,
+    free_port,
+    is_answered,
+    request,
+    run_to_end,
+    wait_for,
+)
 
 # Making the base image and building may take longer than any one test.
 pytestmark = [pytest.mark.real_parts, pytest.mark.timeout(300)]
@@ -374,7 +383,7 @@ def test_the_emitted_deployment_comes_up(
     podman.run("play", "kube", "--network=host", tmp_path / "pod.json")
     name = "app-pod-0-app"
     try:
-        wait_for(lambda: is_up(metrics_port), "readiness")
+        wait_for(lambda: is_answered(metrics_port), "readiness")
         assert request(port, "/parent").text == "1"
         assert Metrics(request(metrics_port, "/internal").text).total("gunicorn_workers") == 2
         assert podman.run("exec", name, "id", "-u") == USER_ID
@@ -398,13 +407,6 @@ def as_podman_takes_it(deployment: dict[str, Any]) -> dict[str, Any]:
         http_get["port"] = numbers[http_get["port"]]
     del spec["securityContext"]["seccompProfile"]
     return deployment
-
-
-def is_up(metrics_port: int) -> bool:
-    try:
-        return request(metrics_port, "/-/ready").status == 200
-    except OSError:
-        return False
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`gunicorn-prom emit`: files that Prometheus, Kubernetes, Docker and systemd accept and follow."""
 
-import contextlib
 import importlib
 import json
 import os
@@ -18,16 +17,15 @@ import pytest
 import yaml
 
 from tests.emitted import ARGUMENTS, enter, write
+from tests.fleet_rules import other_ways
 from tests.http2 import certificate_files
-from tests.prometheus import query
+from tests.prometheus import prometheus_on, query
 from tests.real_parts import find_program, unavailable
 from tests.support import APPS, ROOT, Server, free_port, request, run_to_end, wait_for
 
 SCHEMAS = Path(__file__).parent.parent / "schemas"
 COMMAND_TIMEOUT_S = 60
 USER, PASSWORD = "prometheus", "hunter2"
-# In the scrape configuration, what is commented out by a sign and a space.
-COMMENTED = re.compile(r"^  # ", re.MULTILINE)
 
 
 def emit(
@@ -211,16 +209,12 @@ def test_promtool_accepts_every_way_to_find_servers(here: Path, name: str) -> No
     (path,) = write(here, "scrape", *ARGUMENTS[name])
     touch_credentials(here)
     accepted(promtool, "check", "config", path)
-    before, *parts = path.read_text().split("\n\n  # - job_name: ")
-    ways = [COMMENTED.sub("  ", f"  # - job_name: {part}\n") for part in parts]
-    head = before[: before.index("scrape_configs:")].replace("# alerting", "alerting")
-    head = re.sub(r"^#   ", "  ", head, flags=re.MULTILINE)
-    found = [yaml.safe_load(f"{head}scrape_configs:\n{way}") for way in ways]
-    jobs = [configuration["scrape_configs"][0] for configuration in found]
+    ways = other_ways(path.read_text())
+    jobs = [yaml.safe_load(way)["scrape_configs"][0] for way in ways]
     for way, job in zip(ways, jobs, strict=True):
         # Debian's build has no Kubernetes in it.
         if "kubernetes_sd_configs" not in job:
-            path.write_text(f"{head}scrape_configs:\n{way}")
+            path.write_text(way)
             accepted(promtool, "check", "config", path)
     assert [next(key for key in job if key.endswith("_sd_configs")) for job in jobs] == [
         "file_sd_configs",
@@ -393,47 +387,20 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Pa
         assert done.returncode == 0, done.stderr
     try:
         server.launch()
-        with prometheus(directory) as port:
+        configuration = directory / "prometheus.yml"
+        text = configuration.read_text().replace(": 15s", ": 1s").replace(": 10s", ": 1s")
+        configuration.write_text(text)
+        with prometheus_on(configuration) as port:
             yield port, directory
     finally:
         server.stop()
-
-
-@contextlib.contextmanager
-def prometheus(directory: Path) -> Iterator[int]:
-    """Run a Prometheus on the emitted configuration, which asks more often here; give its port."""
-    configuration, port = directory / "prometheus.yml", free_port()
-    configuration.write_text(
-        configuration.read_text().replace(": 15s", ": 1s").replace(": 10s", ": 1s")
-    )
-    command = [
-        find_program("prometheus", "prometheus"),
-        f"--config.file={configuration}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (directory / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.wait(COMMAND_TIMEOUT_S)
-
-
-def asked(port: int, expression: str) -> dict[tuple[str, ...], float]:
-    """Return what Prometheus answers, nothing while it does not."""
-    try:
-        return query(port, expression)
-    except (OSError, AssertionError):
-        return {}
 
 
 @pytest.mark.real_parts
 def test_prometheus_scrapes_as_it_is_told(followed: tuple[int, Path]) -> None:
     """By TLS, with the password, at the configured path, under the job of the application."""
     port, _ = followed
-    wait_for(lambda: asked(port, 'up{job="behave"} == 1'), "a scrape")
+    wait_for(lambda: query(port, 'up{job="behave"} == 1'), "a scrape")
 
 
 @pytest.mark.real_parts
@@ -446,4 +413,4 @@ def test_what_keda_asks_has_an_answer(followed: tuple[int, Path]) -> None:
         text = (directory / worker_type / "behave-scaledobject.yaml").read_text()
         for trigger in yaml.safe_load(text)["spec"]["triggers"]:
             expression = trigger["metadata"]["query"]
-            wait_for(lambda: len(asked(port, expression)) == 1, expression)  # noqa: B023
+            wait_for(lambda: len(query(port, expression)) == 1, expression)  # noqa: B023

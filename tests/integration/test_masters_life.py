@@ -24,6 +24,7 @@ from tests.support import (
     children,
     free_port,
     gunicorn_prom,
+    is_answered,
     is_listening,
     is_running,
     plain_gunicorn,
@@ -36,14 +37,6 @@ from tests.support import (
 APP = "behave:app"
 LISTENING = "0A"
 COMMAND = [sys.executable, "-m", "gunicorn_prom", "run", OWN_OPTIONS[0]]
-
-
-def is_answered(port: int, target: str, status: int = 200) -> bool:
-    """Tell whether a GET request gets that status."""
-    try:
-        return request(port, target).status == status
-    except OSError:
-        return False
 
 
 def listening_sockets(port: int) -> set[str]:

@@ -6,9 +6,7 @@ import os
 import pty
 import re
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -23,7 +21,7 @@ from gunicorn_prom.cli.top_workers import COLUMNS, SORT_KEYS, chosen
 from gunicorn_prom.errors import UsageError
 from gunicorn_prom.exporter.page.content import body
 from tests.status_document import NOW, STATES, document, master, of_nothing, worker
-from tests.support import DEADLINE_S, ROOT, free_port
+from tests.support import ROOT, QuietHandler, free_port, http_server
 
 NOTHING = of_nothing() | {"recent": dict.fromkeys(document()["recent"])}
 NOTHING["recent"]["latency_s"] = dict.fromkeys(("p50", "p90", "p99"))
@@ -279,24 +277,15 @@ def test_one_generation_needs_no_column() -> None:
 def answering(body: bytes, status: int = 200) -> Iterator[str]:
     """Run a server that gives the same answer to everything, and yield its URL."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(status, "It\x1b[2J")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join(DEADLINE_S)
+    with http_server(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def failure(url: str) -> UnreachableError:
