@@ -33,11 +33,13 @@ HEADERS = {
 }
 STATUSES_WITHOUT_BODY = (204, 304)
 FORBIDDEN, SERVER_ERROR = 403, 500
-# Where the servers declare what they raise in an application whose client has gone.
+# Where it is declared what is raised in an application whose client has gone: by the
+# servers, and by Starlette when it is told of a WebSocket's end, the usual one too.
 DEPARTURES = (
     "gunicorn.asgi.protocol",
     "gunicorn.asgi.websocket",
     "gunicorn.http2.errors",
+    "starlette.websockets",
     "uvicorn.protocols.utils",
 )
 # Among them, raised where the application has sent what cannot be.
@@ -436,7 +438,7 @@ class _Stream:
 
 
 def _is_departure(error: BaseException) -> bool:
-    """Tell whether the server has raised the error because the client has gone."""
+    """Tell whether the error was raised because the client has gone."""
     kind = type(error)
     return kind.__module__ in DEPARTURES and kind.__name__ != MISTAKE
 

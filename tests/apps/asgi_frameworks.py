@@ -6,7 +6,7 @@ CHUNKS = [b"chunk " * 100] * 50
 
 
 def make_fastapi():
-    from fastapi import BackgroundTasks, FastAPI, HTTPException
+    from fastapi import BackgroundTasks, FastAPI, HTTPException, WebSocket
 
     app = FastAPI()
 
@@ -28,6 +28,12 @@ def make_fastapi():
     async def later(tasks: BackgroundTasks):
         tasks.add_task(Path("later").touch)
         return "now"
+
+    @app.websocket("/echo")
+    async def echo(socket: WebSocket):
+        await socket.accept()
+        while True:
+            await socket.send_text(await socket.receive_text())
 
     return app
 

@@ -238,6 +238,27 @@ class TestApplications:
             body_bytes = sum(exchange.body_bytes for exchange in exchanges)
             assert metrics.one("gunicorn_http_response_size_bytes_sum") == body_bytes
 
+    def test_a_websocket_that_ends_is_no_failure(self, tmp_path: Path, worker_type: str) -> None:
+        """What Starlette raises in an application whose client has closed is not its exception."""
+        with gunicorn_prom(
+            tmp_path, "asgi_frameworks:make_fastapi()", *options(worker_type, 1)
+        ) as server:
+            asyncio.run(self._echo(server))
+            metrics = server.wait_for_metrics(
+                lambda m: (
+                    m.one("gunicorn_websocket_connections_total") == 1
+                    and m.total("gunicorn_websocket_connections") == 0
+                ),
+                "the end of the WebSocket",
+            )
+            assert metrics.total("gunicorn_http_exceptions_total") == 0
+
+    async def _echo(self, server: Server) -> None:
+        url = f"ws://127.0.0.1:{server.port}/echo"
+        async with websockets.connect(url, proxy=None) as socket:
+            await socket.send("ha")
+            assert await socket.recv() == "ha"
+
 
 class TestHTTP2:
     """Gunicorn's own worker speaks it, with TLS."""
