@@ -20,7 +20,15 @@ TESTS = "".join(path.read_text() for path in Path(ROOT, "tests").rglob("*.py"))
 PROGRAM: Any = typer.main.get_command(app)
 # The options of a command, and the page that it has.
 OPTIONS = {
-    "top": [option for parameter in PROGRAM.commands["top"].params for option in parameter.opts],
+    **{
+        page: [
+            option
+            for one in PROGRAM.commands[name].params
+            for option in one.opts
+            if option.startswith("-")  # no argument
+        ]
+        for page, name in (("top", "top"), ("sidecar", "export"))
+    },
     "emit": [option for names, _ in emit.OPTIONS for option in names],
     "checks": [option for names, _ in check.OPTIONS for option in names],
     "settings": [option for names, _ in settings.OPTIONS for option in names],
