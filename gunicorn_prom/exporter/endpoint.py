@@ -67,6 +67,18 @@ class Endpoint:
             status.watch()
         return min(server.watch() for server in self._servers.values())
 
+    def dump_history(self) -> bytes:
+        """Return the last minutes of the only server, for the `load_history` of another one."""
+        return self._statuses[""].history.dump()
+
+    def load_history(self, dumped: bytes) -> None:
+        """Go on from the last minutes as another metrics server has seen them.
+
+        Raises:
+            ValueError, TypeError, EOFError: it is not what `dump_history` returns.
+        """
+        self._statuses[""].history.load(dumped)
+
     def respond(self, request: Request) -> Answer:
         """Answer a GET or HEAD request."""
         if request.path == self._path:

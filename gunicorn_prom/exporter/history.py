@@ -5,6 +5,7 @@ they were at its two ends, so the server is never asked for more than its counts
 """
 
 import itertools
+import marshal
 import math
 import time
 from array import array
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gunicorn_prom import keys
+from gunicorn_prom import __version__, keys
 from gunicorn_prom.exporter.collector import LAYOUT
 from gunicorn_prom.processes import brief_facts
 from gunicorn_prom.reader import ServerReading, Worker
@@ -49,6 +50,8 @@ POINTS = 60
 WINDOW_S = 60.0
 # Two samples nearer to each other make no rate.
 SHORTEST_S = 1.0
+# Of `marshal`: what every Python that we run on reads, for the next master may have another.
+MARSHAL_VERSION = 4
 
 # Pid and start: no other worker ever has both.
 WorkerKey = tuple[float, float]
@@ -263,6 +266,28 @@ class History:
         for cell, value in enumerate(row, start):
             self._rows[cell] = math.nan if value is None else value
         self._row_count += 1
+
+    def dump(self) -> bytes:
+        """Return what is known, for the `load` of another metrics server of the same server."""
+        if self._source is None:
+            return b""
+        directory, buckets = self._source
+        samples = [packed.tobytes() for packed in self._samples]
+        known = (str(directory), buckets, self._row_count, self._rows.tobytes(), samples)
+        return marshal.dumps((__version__, known), MARSHAL_VERSION)
+
+    def load(self, dumped: bytes) -> None:
+        """Go on from what was dumped, unless another version has done that.
+
+        Raises:
+            ValueError, TypeError, EOFError: it is not what `dump` returns.
+        """
+        version, known = marshal.loads(dumped)
+        if version == __version__:
+            directory, buckets, self._row_count, rows, samples = known
+            self._source = Source(Path(directory), buckets)
+            self._rows = array("d", rows)
+            self._samples.extend(array("d", packed) for packed in samples)
 
     def change(self, now: Sample) -> Change:
         """Return what has happened in the window that ends with `now`."""

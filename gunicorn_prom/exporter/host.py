@@ -28,6 +28,7 @@ from gunicorn_prom.state import State
 
 if TYPE_CHECKING:
     from gunicorn_prom.exporter.door import Door
+    from gunicorn_prom.exporter.endpoint import Endpoint
     from gunicorn_prom.exporter.server import Server
 
 __all__ = ["ExporterHost", "Service", "is_patched", "open_door"]
@@ -41,6 +42,8 @@ UNUSED_BY_US = ("http.server", "urllib.request", "wsgiref.simple_server")
 # The server takes half a second at the most to finish what it has begun.
 STOP_WAIT_S = 1.0
 POLL_S = 0.01
+# The descriptor of a file with the last minutes, from a master to the one that replaces it.
+HISTORY = "GUNICORN_PROM_HISTORY_FD"
 
 
 def is_patched() -> bool:
@@ -95,9 +98,11 @@ class ExporterHost:
 
     Attributes:
         url: of the metrics, once it is bound.
+        history: of the server that was there before, see `History.dump`; it goes on from there.
     """
 
     url = ""
+    history = b""
 
     @staticmethod
     def prepare(
@@ -112,6 +117,7 @@ class ExporterHost:
             BindError: the address cannot be had.
             UsageError: the web configuration file cannot be used.
         """
+        history = _inherited_history()
         service = Service.wanted(cfg, state.path)
         if service is None:
             drop_inherited()
@@ -128,6 +134,7 @@ class ExporterHost:
             else ThreadHost(listener, service, state, log, door)
         )
         host.url = url_of(listener, service.path, "http" if door is None else door.scheme)
+        host.history = history
         log.info("Metrics at %s (%s)", host.url, service.where)
         return host
 
@@ -153,6 +160,8 @@ class ExporterHost:
             listener = running.share_listener()
         successor = ExporterHost.prepare(cfg, state, listener, log)
         running.stop()
+        if successor is not None:
+            successor.history = running.dump_history()
         return successor
 
     def __init__(self, listener: socket.socket, service: Service, state: State, log: Any) -> None:
@@ -181,6 +190,10 @@ class ExporterHost:
     def reap(self) -> None:
         """Take the exit status of the server's process, before Gunicorn mistakes it."""
 
+    def dump_history(self) -> bytes:
+        """Return what `history` is to be for another one; nothing where this process has none."""
+        return b""
+
     def stop(self) -> None:
         """End the server with the master; it finishes the requests that it has."""
         self._listener.close()
@@ -196,9 +209,16 @@ class ExporterHost:
             self._handing_over = False
 
     def pass_on(self, environ: dict[str, str]) -> None:
-        """Tell the next generation, about to be executed in this child, of the socket."""
+        """Tell the next generation, about to be executed in this child, what it takes over."""
         self._listener.set_inheritable(True)
         environ[HANDED_OVER] = str(self._listener.fileno())
+        try:
+            descriptor = os.memfd_create("gunicorn-prom")
+            os.write(descriptor, self.dump_history())
+        except OSError:
+            return  # the next one begins anew
+        os.set_inheritable(descriptor, True)
+        environ[HISTORY] = str(descriptor)
 
     def _make_lifeline(self) -> int:
         """Return the end of a new lifeline that the server watches; ours replaces the last."""
@@ -235,6 +255,7 @@ class ThreadHost(ExporterHost):
         # Before the first fork, so that all processes share what it takes.
         self._endpoint_module = _import_endpoint()
         self._server_module = import_module("gunicorn_prom.exporter.server")
+        self._endpoint: Endpoint | None = None
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._holds_lock = False
@@ -245,11 +266,26 @@ class ThreadHost(ExporterHost):
         """Start the thread."""
         reader = ServerReader(self.service.directory, self._state.boards)
         endpoint = self._endpoint_module.Endpoint({"": reader}, self.service.path, self._log)
+        self._endpoint = endpoint
+        self._load_history(endpoint)
         self._server = self._server_module.Server(
             self._listener, endpoint.respond, self._log, self._make_lifeline(), self._door
         )
         self._server.watch = endpoint.watch
         self._run()
+
+    def _load_history(self, endpoint: "Endpoint") -> None:
+        history, self.history = self.history, b""
+        try:
+            if history:
+                endpoint.load_history(history)
+        except (ValueError, TypeError, EOFError):
+            self._log.exception("gunicorn-prom: the last minutes are not known any more")
+            self._state.board.count_master_error("server")
+
+    def dump_history(self) -> bytes:
+        """Return the last minutes as this server has seen them."""
+        return b"" if self._endpoint is None else self._endpoint.dump_history()
 
     def _run(self) -> None:
         self._thread = threading.Thread(target=self._serve, name="gunicorn-prom", daemon=True)
@@ -376,6 +412,18 @@ class ProcessHost(ExporterHost):
             file_actions=copies,
         )
         os.close(lifeline)
+
+
+def _inherited_history() -> bytes:
+    descriptor = os.environ.pop(HISTORY, None)
+    if descriptor is None:
+        return b""
+    try:
+        with open(int(descriptor), "rb") as file:
+            file.seek(0)
+            return file.read()
+    except (OSError, ValueError):
+        return b""
 
 
 def _import_endpoint() -> Any:

@@ -101,6 +101,9 @@ class Status:
         reader: reads the server.
         collector: of the same server; it knows its queues and takes what goes wrong.
         names: of all servers that are shown here.
+
+    Attributes:
+        history: of the last minutes.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class Status:
         self._reader = reader
         self._collector = collector
         self._names = list(names)
-        self._history = History()
+        self.history = History()
         self._judge = Judge()
         self._due = 0.0
         self._namespace = pid_namespace()
@@ -133,7 +136,7 @@ class Status:
     def _look(self) -> _Scene:
         server = self._reader.read()
         # The reader may have changed over to another server while it read.
-        directory, last = self._reader.directory, self._history.last
+        directory, last = self._reader.directory, self.history.last
         scene = _Scene(
             server=server,
             sample=take_sample(server, directory, self._namespace, last),
@@ -153,7 +156,7 @@ class Status:
         # Who looks every few seconds has it read at some other time than this.
         if time.monotonic() - self._facts_at <= 2 * INTERVAL_S:
             row = row._replace(memory_pss_bytes=_sum_of("pss_bytes", self._facts.values()))
-        self._history.add(scene.sample, row)
+        self.history.add(scene.sample, row)
 
     def document(self, problems: dict[str, str]) -> dict[str, Any]:
         """Return the state at this moment, in JSON values, as docs/status-schema.json has them.
@@ -162,9 +165,9 @@ class Status:
             problems: why servers are not ready, by name, of all that are shown here.
         """
         scene = self._look()
-        change = None if scene.sample is None else self._history.change(scene.sample)
-        rates = {} if scene.sample is None else self._history.worker_rates(scene.sample)
-        points = self._history.points
+        change = None if scene.sample is None else self.history.change(scene.sample)
+        rates = {} if scene.sample is None else self.history.worker_rates(scene.sample)
+        points = self.history.points
         facts = self._read_facts([worker for worker, _ in scene.workers])
         masters = [_master(scene.server, found) for found in scene.server.masters]
         return {

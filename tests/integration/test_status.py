@@ -285,6 +285,40 @@ def test_an_upgrade_and_sidecars(tmp_path: Path) -> None:
         assert found["health"]["reason"] == "no master is running"
 
 
+def test_an_upgrade_goes_on(tmp_path: Path) -> None:
+    """What the last master has seen, the next one's verdict is made of as well."""
+    pidfile = tmp_path / "pid"
+    with gunicorn_prom(tmp_path, "behave:app", f"--pid={pidfile}") as server:
+        port = server.metrics_port
+        before = wait_for_status(port, lambda found: found["history"]["time"], "a sample")
+        for _ in range(10):
+            server.get("/503")
+        wait_for_word(port, "degraded")
+        new = start_next_generation(server, pidfile)
+        try:
+            assert server.stop() == 0
+            after = status(port)
+            assert after["master"]["pid"] == new
+            assert after["health"]["reason"] == "100% of the requests fail"
+            assert after["history"]["time"][0] == before["history"]["time"][0]
+        finally:
+            os.kill(new, signal.SIGTERM)
+        wait_for(lambda: not is_running(new), "the end")
+
+
+def test_a_reload_goes_on(tmp_path: Path) -> None:
+    """A metrics server that a reload has put in the place of another goes on from there."""
+    conf = tmp_path / "conf.py"
+    conf.write_text("metrics_path = '/metrics'\n")
+    with gunicorn_prom(tmp_path, "behave:app", "-c", "conf.py") as server:
+        port = server.metrics_port
+        before = wait_for_status(port, lambda found: found["history"]["time"], "a sample")
+        conf.write_text("metrics_path = '/numbers'\n")
+        server.send_signal(signal.SIGHUP)
+        wait_for(lambda: request(port, "/numbers").status == 200, "the other metrics server")
+        assert status(port)["history"]["time"][0] == before["history"]["time"][0]
+
+
 class _Sidecar(Server):
     """`gunicorn-prom export`, ready as soon as it answers."""
 

@@ -10,8 +10,27 @@ from gunicorn_prom.exporter.host import Service, ThreadHost
 from gunicorn_prom.exporter.listener import listen
 from gunicorn_prom.exporter.server import Server
 from gunicorn_prom.state import State
-from tests.support import request, wait_for
+from tests.support import Metrics, request, wait_for
 from tests.unit.boards import META, log
+
+
+def test_a_history_that_cannot_be_read_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server serves without it, and the failure is logged and counted."""
+    state = State.create(tmp_path, {**META, "generation": 1})
+    listener = listen("127.0.0.1:0")
+    port = listener.getsockname()[1]
+    service = Service(state.path, "127.0.0.1:0", "/metrics", "thread", None)
+    host = ThreadHost(listener, service, state, log, None)
+    host.history = b"nonsense"
+    with caplog.at_level(logging.ERROR):
+        host.begin()
+    metrics = Metrics(request(port, "/metrics").text)
+    assert metrics.one("gunicorn_prom_errors_total", where="server") == 1
+    assert "the last minutes are not known" in caplog.text
+    host.stop()
+    state.close()
 
 
 def test_a_failure_of_another_kind_is_logged_too(

@@ -11,10 +11,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from gunicorn_prom.autopsy import AUTOPSIES
+from gunicorn_prom.exporter import history
 from gunicorn_prom.exporter.collector import ServerCollector
 from gunicorn_prom.exporter.endpoint import Endpoint
 from gunicorn_prom.exporter.health import HEARTBEAT_LIMIT_S
-from gunicorn_prom.exporter.history import POINTS, quantile
+from gunicorn_prom.exporter.history import POINTS, History, quantile
 from gunicorn_prom.exporter.message import Request
 from gunicorn_prom.exporter.sidecar import RootReader
 from gunicorn_prom.exporter.status import Status
@@ -258,7 +259,24 @@ def test_history_is_bounded(scene: Scene) -> None:
     columns = scene.document()["history"]
     del columns["interval_s"]
     assert {len(column) for column in columns.values()} == {POINTS}
-    assert len(scene.status._history._samples) == 13
+    assert len(scene.status.history._samples) == 13
+
+
+def test_history_goes_on_elsewhere(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was dumped is what is loaded, but by another version, which may have another form."""
+    worker = scene.start(0, 1)
+    scene.pass_time(10)
+    worker.observe_request(("GET", "200"), 0.05)
+    scene.pass_time(10)
+    dumped = scene.status.history.dump()
+    other = History()
+    other.load(dumped)
+    assert other.points == scene.status.history.points
+    assert other.last == scene.status.history.last
+    monkeypatch.setattr(history, "__version__", "0.0")
+    other = History()
+    other.load(dumped)
+    assert (other.points, other.last) == ([], None)
 
 
 def test_history_has_memory_only_while_somebody_looks(scene: Scene) -> None:
