@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +29,7 @@ from gunicorn_prom.errors import (
     fail,
     users_traceback,
 )
-from gunicorn_prom.exporter.listener import HANDED_OVER, listen, try_bind
+from gunicorn_prom.exporter.listener import HANDED_OVER, listen, trial_of, try_bind
 from gunicorn_prom.paths import obstacles
 from gunicorn_prom.settings import parse_bind
 from gunicorn_prom.state import make_root
@@ -170,8 +171,13 @@ class Launcher(Configuration, _Serving):
             # What else may be wrong with it, `listen` tells.
             _await(parse_bind(self.cfg.metrics_bind), "--metrics-bind", {errno.EADDRINUSE})
         if not self._has_inherited() and not self.cfg.reuse_port:
-            for address in self.cfg.address:
-                _await(address, "--bind")
+            addresses: list[Any] = self.cfg.address
+            is_kept = len(addresses) > 1  # two of them may be in each other's way
+            with ExitStack() as kept:
+                for address in addresses:
+                    _await(address, "--bind")
+                    with suppress(OSError):  # it was taken just now, which Gunicorn tells
+                        kept.enter_context(trial_of(address, is_kept=is_kept))
 
     def _has_inherited(self) -> bool:
         """Tell whether the sockets are there already: Gunicorn then binds no other."""

@@ -88,6 +88,9 @@ def bind_error(address: Address, error: OSError, option: str = "--bind") -> Bind
 
 def _explain(address: Address, error: OSError, option: str) -> tuple[str, str]:
     if error.errno == errno.EADDRINUSE:
+        if _is_ours(address):
+            reason = f"another {option} has it already"
+            return reason, "leave one of them out; [::] is every address of IPv4, too"
         who = holder(address)
         reason = "address already in use" + (f" ({who})" if who else "")
         return reason, f"choose another with {option}, or stop the other process"
@@ -114,7 +117,7 @@ def wait_for(address: Address, error: OSError, option: str = "--bind") -> None:
         BindError: it is waited for in vain, or not at all.
     """
     failure = bind_error(address, error, option)
-    if not _may_pass(error):
+    if not _may_pass(error) or _is_ours(address):
         raise failure from error
     print(f"warning: {failure}; trying for {PATIENCE_S:g} s", file=sys.stderr, flush=True)
     end = time.monotonic() + PATIENCE_S
@@ -125,6 +128,11 @@ def wait_for(address: Address, error: OSError, option: str = "--bind") -> None:
         except OSError as still:
             error = still
     raise bind_error(address, error, option) from error
+
+
+def _is_ours(address: Address) -> bool:
+    found = _holder(address, PROC)
+    return found is not None and found.pid == os.getpid()
 
 
 def _may_pass(error: OSError) -> bool:
@@ -171,7 +179,12 @@ def _tcp_inodes(address: tuple[str, int], proc: Path) -> set[str]:
 
 
 def _do_overlap(wanted: set[str], held: str) -> bool:
-    return held in wanted or held in EVERY_HOST or not EVERY_HOST.isdisjoint(wanted)
+    return any(
+        host == held
+        or "::" in (host, held)
+        or ("0.0.0.0" in (host, held) and ":" not in host + held)
+        for host in wanted
+    )
 
 
 def _numeric(host: str) -> set[str]:

@@ -117,7 +117,7 @@ def app_address(setup: Setup) -> Iterator[Problem]:
             if isinstance(address, int):
                 raise Skip("the socket is inherited")
             try:
-                bound.enter_context(trial_of(address))
+                bound.enter_context(trial_of(address, is_kept=len(setup.cfg.address) > 1))
             except OSError as error:
                 said = ports.bind_error(address, error)
                 yield Problem(str(said), said.hint)

@@ -102,10 +102,14 @@ def try_bind(address: tuple[str, int] | str) -> None:
 
 
 @contextmanager
-def trial_of(address: tuple[str, int] | str) -> Iterator[None]:
+def trial_of(address: tuple[str, int] | str, *, is_kept: bool = False) -> Iterator[None]:
     """Have an address as Gunicorn would, for the time of the block; a unix socket makes no file.
 
     Gunicorn takes the path of a unix socket from whoever listens there, so that is no obstacle.
+
+    Args:
+        is_kept: others are tried in the block. With SO_REUSEADDR only a socket that listens is
+            in their way, as Gunicorn's is.
 
     Raises:
         OSError: Gunicorn could not bind it.
@@ -118,6 +122,8 @@ def trial_of(address: tuple[str, int] | str) -> Iterator[None]:
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         trial.bind(address)
+        if is_kept:
+            trial.listen()
         yield
 
 

@@ -53,14 +53,17 @@ CONNECTED = ("import socket", "socket.create_connection(('{host}', {port}), time
 def listeners(plan: Plan) -> tuple[Bind, ...]:
     """Return where the application listens in a container: where others reach it.
 
-    Nobody else reaches the container's loopback and its unix sockets.
+    Nobody else reaches the container's loopback and its unix sockets. All of IPv6 is all of IPv4,
+    too, so a port has one of them.
     """
-    hosts_and_ports = [
-        (_every(bind.host), inner_port(bind.port)) for bind in plan.binds if bind.port
-    ]
+    hosts: dict[int, str] = {}
+    for bind in plan.binds:
+        if bind.port:
+            port = inner_port(bind.port)
+            hosts[port] = _every(bind.host + hosts.get(port, ""))
     default = next(port for port in DEFAULT_PORTS if port != plan.metrics_port)
-    found = dict.fromkeys(hosts_and_ports or [("0.0.0.0", default)])
-    return tuple(Bind(host, port) for host, port in found)
+    hosts = hosts or {default: "0.0.0.0"}
+    return tuple(Bind(host, port) for port, host in hosts.items())
 
 
 def metrics_bind(plan: Plan) -> Bind:

@@ -201,11 +201,9 @@ def _ports(plan: Plan) -> str:
 
 def _named_listeners(plan: Plan) -> list[tuple[str, Bind]]:
     scheme = "https" if plan.is_tls else "http"
-    # The same port of IPv4 and of IPv6 is one of the pod.
-    by_port = {bind.port: bind for bind in container.listeners(plan)}
     return [
         (scheme if number == 1 else f"{scheme}-{number}", bind)
-        for number, bind in enumerate(by_port.values(), start=1)
+        for number, bind in enumerate(container.listeners(plan), start=1)
     ]
 
 

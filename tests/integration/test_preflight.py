@@ -52,6 +52,22 @@ def test_an_occupied_port_is_told(tmp_path: Path) -> None:
     assert hint in checked.stdout
 
 
+@pytest.mark.parametrize("other", ["127.0.0.1", "[::]"])
+def test_addresses_in_each_others_way_are_told_at_once(tmp_path: Path, other: str) -> None:
+    """All of IPv4 and one of its own cannot be had together: no waiting, in the words of GP006."""
+    port = free_port()
+    arguments = (APP, "-b", f"0.0.0.0:{port}", "-b", f"{other}:{port}")
+    began = time.monotonic()
+    ended = run_to_end(tmp_path, *arguments, command=COMMAND)
+    assert time.monotonic() - began < AT_ONCE_S
+    error = f"cannot bind {other}:{port}: another --bind has it already"
+    hint = "hint: leave one of them out; [::] is every address of IPv4, too"
+    assert ended.stderr.splitlines() == [f"error: {error}", hint]
+    assert (ended.returncode, ended.stdout) == (1, "")
+    checked = run_to_end(tmp_path, *arguments, "--only=GP006", command=("check",))
+    assert error in checked.stdout
+
+
 @pytest.mark.parametrize(
     ("place", "reason"),
     [

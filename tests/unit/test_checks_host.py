@@ -328,6 +328,22 @@ def test_the_holder_is_the_eldest_that_listens(machine: Machine) -> None:
     assert ports.holder(("127.0.0.1", 8000), machine.proc) == "pid 99, nginx"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [("127.0.0.1", ""), ("0.0.0.0", ""), ("::1", "pid 41, x"), ("::", "pid 41, x")],
+)
+def test_an_address_of_ipv6_is_in_the_way_of_none_of_ipv4(
+    machine: Machine, wanted: str, found: str
+) -> None:
+    """Who has it is named to those only that want it, alone or with all of IPv6."""
+    words = "0" * 24 + "01000000"
+    machine.write(
+        {"proc/net/tcp6": f"header\n{ROW.format(local=f'{words}:1F40', state='0A', inode=77)}"}
+    )
+    write_processes(machine, process(41, 77, "x", name="x"))
+    assert ports.holder((wanted, 8000), machine.proc) == found
+
+
 def test_a_holder_that_cannot_be_told(machine: Machine) -> None:
     """Without /proc, or without a process that we may look at, it is nobody."""
     assert ports.holder(("127.0.0.1", 8000), machine.proc) == ""
