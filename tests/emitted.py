@@ -13,7 +13,8 @@ from tests.elsewhere import be_in
 ARGUMENTS = {
     "default": ["shop.wsgi:app"],
     "gthread": ["shop:app", "--worker-type=gthread", "--threads=4", "-w3", "-b:5000"],
-    "unix": ["shop:app", "--bind=unix:/run/shop.sock"],
+    "unix": ["shop:app", "--bind=unix:/run/a%Zb.sock", "-b=[fe80::1%lo]:8000"],
+    "beside": ["shop:app", "--bind=unix:@shop.sock", "--bind=localhost:8000"],
     "tls": [
         "shop:app",
         *("--bind=0.0.0.0:443", "--certfile=tls.crt", "--keyfile=tls.key", "--ca-certs=tls.crt"),

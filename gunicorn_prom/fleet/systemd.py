@@ -1,5 +1,9 @@
 """The kind `systemd`: a unit of the server and the socket that starts it."""
 
+import os
+from ipaddress import ip_address
+
+from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet import container
 from gunicorn_prom.fleet.plan import Bind, File, Plan
 from gunicorn_prom.fleet.text import head
@@ -38,7 +42,7 @@ def files(plan: Plan) -> list[File]:
     """Make the unit and its socket.
 
     Raises:
-        UsageError: the server would leave its unit.
+        UsageError: the server would leave its unit, or systemd cannot have one of its addresses.
     """
     container.refuse_daemon(plan)
     return [
@@ -149,7 +153,7 @@ def _capabilities(plan: Plan) -> str:
 
 
 def _socket(plan: Plan) -> str:
-    streams = "".join(f"ListenStream={_stream(bind)}\n" for bind in plan.binds)
+    streams = "".join(f"ListenStream={_stream(plan, bind)}\n" for bind in plan.binds)
     is_unix = any(bind.path for bind in plan.binds)
     # Gunicorn's own sockets are open to all, too.
     access = "# For the proxy only: SocketGroup=www-data and SocketMode=0660\n" if is_unix else ""
@@ -170,6 +174,24 @@ WantedBy=sockets.target
 """
 
 
-def _stream(bind: Bind) -> str:
-    # systemd takes no names.
-    return bind.path or str(bind._replace(host=bind.host.replace("localhost", "127.0.0.1")))
+def _stream(plan: Plan, bind: Bind) -> str:
+    """Return an address as systemd takes it: no name, no port that is free, no relative path.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if bind.path:
+        return _escaped(os.path.join(plan.directory, bind.path))
+    if not bind.port:
+        raise UsageError(
+            "with port 0 nobody knows where systemd will listen", "choose a port with --bind"
+        )
+    host = "127.0.0.1" if bind.host == "localhost" else bind.host
+    try:
+        ip_address(host)
+    except ValueError as error:
+        raise UsageError(
+            f"systemd resolves no names, so {bind} is no address for its socket",
+            "name an address of this host with --bind, or 0.0.0.0 for every one",
+        ) from error
+    return _escaped(str(bind._replace(host=host)))

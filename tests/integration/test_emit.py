@@ -277,6 +277,17 @@ def test_systemd_accepts_the_units(here: Path) -> None:
         accepted(analyze, "verify", *write(here / name, "systemd", *arguments))
 
 
+def test_systemd_gets_the_addresses_as_it_takes_them(here: Path) -> None:
+    """A path from where the server runs, numbers for localhost, and % for itself."""
+
+    def streams(name: str) -> list[str]:
+        _, path = write(here / name, "systemd", *ARGUMENTS[name])
+        return re.findall(r"^ListenStream=(.*)$", path.read_text(), re.MULTILINE)
+
+    assert streams("unix") == ["/run/a%%Zb.sock", "[fe80::1%%lo]:8000"]
+    assert streams("beside") == [f"{here}/@shop.sock", "127.0.0.1:8000"]
+
+
 @pytest.mark.real_parts
 def test_the_unit_serves_the_socket_of_systemd(tmp_path: Path) -> None:
     """Started as the unit says, it takes the socket, tells that it is ready and ends with 0."""

@@ -200,6 +200,8 @@ def test_keda_follows_what_a_pod_can_do() -> None:
         ("compose", ["--daemon"], "leaves its container"),
         ("dockerfile", ["--daemon"], "leaves its container"),
         ("systemd", ["--daemon"], "leaves its container"),
+        ("systemd", ["--bind=web.internal:8000"], "resolves no names, so web.internal:8000"),
+        ("systemd", ["--bind=127.0.0.1:0"], "with port 0 nobody knows"),
     ],
 )
 def test_what_cannot_be_made_is_said(kind: str, arguments: list[str], message: str) -> None:
