@@ -99,6 +99,7 @@ def _main(arguments: list[str]) -> None:
     files = files_of(asked.kind, plan)
     if KINDS[asked.kind].has_application:
         _tell_what_is_missing(plan)
+    os.chdir(plan.directory)  # what is configured may have led elsewhere
     if options.output is None:
         _print(files)
     else:

@@ -106,7 +106,7 @@ class Plan:
         metrics_wants_password: whether a client must have one.
         has_web_config: whether there is such a file at all.
         max_worker_memory_bytes: None for no limit.
-        config_file: relative to the working directory where it lies in it, "" for none or for
+        config_file: relative to `directory` where it lies in it, "" for none or for
             `gunicorn.conf.py` there, which is found without being named.
         arguments: the options that `run` needs besides the file, as given on the command line and
             in the environment, without secrets and without what a container decides itself:
@@ -116,7 +116,7 @@ class Plan:
         extras: of gunicorn-prom that the server needs.
         python_version: like 3.13.
         has_control_socket: whether this Gunicorn has one.
-        directory: where the server runs on this host.
+        directory: in which the command was called; the configuration may lead to another.
         program: the command that is gunicorn-prom on this host, as its words.
         requirements: of the application: `requirements.txt`, `pyproject.toml` or "".
         user: "" where none was given.
@@ -180,6 +180,7 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
     shown = [entry for entry in given if entry not in secret]
     application = "" if cfg.paste else configuration.app_uri or "app:app"
     tls = web.tls if web else None
+    directory = cfg.settings["chdir"].default  # where the command was called
     return Plan(
         application=application,
         is_application_named=bool(cfg.paste or configuration.app_uri),
@@ -201,14 +202,14 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         metrics_wants_password=bool(web and web.users),
         has_web_config=web is not None,
         max_worker_memory_bytes=cfg.max_worker_memory,
-        config_file=_config_file(configuration),
+        config_file=_config_file(configuration, directory),
         arguments=_options(entry for entry in shown if entry.name not in OF_THE_HOST),
         host_arguments=_options(entry for entry in shown if entry.name in OF_THE_HOST),
         left_out=tuple(_option(entry) for entry in secret),
         extras=_extras(worker_type, web),
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         has_control_socket="control_socket" in cfg.settings,
-        directory=os.getcwd(),
+        directory=directory,
         program=_program(),
         requirements=next((name for name in REQUIREMENTS if Path(name).is_file()), ""),
         user=_user_name(settings["user"]),
@@ -242,16 +243,24 @@ def _binds(addresses: list[Any]) -> tuple[Bind, ...]:
 def _bind(address: Any) -> Bind:
     if isinstance(address, tuple):
         return Bind(address[0] or "0.0.0.0", address[1])
-    return Bind("", 0, str(address).removeprefix("unix:"))
+    # Gunicorn binds it in the directory to which it has changed, as it has by now.
+    return Bind("", 0, os.path.abspath(str(address).removeprefix("unix:")))
 
 
-def _config_file(configuration: Configuration) -> str:
+def _config_file(configuration: Configuration, directory: str) -> str:
     file = (configuration.config_file or "").removeprefix("file:")
     if not file or file.startswith("python:"):
         return file
-    path = Path(file).absolute()
-    relative = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return "" if str(relative) == DEFAULT_CONFIG_FILE else str(relative)
+    path = _seen_from(directory, file)
+    return "" if path == DEFAULT_CONFIG_FILE else path
+
+
+def _seen_from(directory: str, name: str) -> str:
+    """Return a path relative to the directory where it lies in it, else the whole path."""
+    path = Path(directory, name)
+    path = Path(os.path.realpath(path.parent), path.name)
+    real_directory = os.path.realpath(directory)
+    return str(path.relative_to(real_directory) if path.is_relative_to(real_directory) else path)
 
 
 def _extras(worker_type: str, web: WebConfig | None) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The kind `systemd`: a unit of the server and the socket that starts it."""
 
-import os
 from ipaddress import ip_address
 
 from gunicorn_prom.errors import UsageError
@@ -153,7 +152,7 @@ def _capabilities(plan: Plan) -> str:
 
 
 def _socket(plan: Plan) -> str:
-    streams = "".join(f"ListenStream={_stream(plan, bind)}\n" for bind in plan.binds)
+    streams = "".join(f"ListenStream={_stream(bind)}\n" for bind in plan.binds)
     is_unix = any(bind.path for bind in plan.binds)
     # Gunicorn's own sockets are open to all, too.
     access = "# For the proxy only: SocketGroup=www-data and SocketMode=0660\n" if is_unix else ""
@@ -174,14 +173,14 @@ WantedBy=sockets.target
 """
 
 
-def _stream(plan: Plan, bind: Bind) -> str:
-    """Return an address as systemd takes it: no name, no port that is free, no relative path.
+def _stream(bind: Bind) -> str:
+    """Return an address as systemd takes it: no name, no port that is free.
 
     Raises:
         UsageError: it is one.
     """
     if bind.path:
-        return _escaped(os.path.join(plan.directory, bind.path))
+        return _escaped(bind.path)
     if not bind.port:
         raise UsageError(
             "with port 0 nobody knows where systemd will listen", "choose a port with --bind"

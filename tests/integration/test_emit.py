@@ -127,6 +127,20 @@ def test_files_are_written_and_never_overwritten(tmp_path: Path) -> None:
     assert sorted(path.name for path in unit.parent.iterdir()) == ["shop.service", "shop.socket"]
 
 
+def test_files_are_written_where_the_command_was_called(tmp_path: Path) -> None:
+    """Neither -o nor the unit follows --chdir, by which the server goes elsewhere itself."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "conf.py").touch()
+    options = ("--chdir=src", "--config=conf.py", "--bind=unix:shop.sock")
+    done = emit(tmp_path, "systemd", "shop:app", *options, "-o", "units")
+    assert done.stdout.splitlines() == ["units/shop.service", "units/shop.socket"]
+    unit, sockets = ((tmp_path / name).read_text() for name in done.stdout.splitlines())
+    assert f"\nWorkingDirectory={tmp_path}\n" in unit
+    command = exec_start(unit, tmp_path)
+    assert {"--config=conf.py", f"--chdir={tmp_path}/src"} <= set(command)
+    assert f"\nListenStream={tmp_path}/src/shop.sock\n" in sockets
+
+
 def test_a_link_is_left_alone_unless_forced(tmp_path: Path) -> None:
     """Also one that leads nowhere; with --force it stays, and what it leads to is written."""
     arguments = ("keda", "shop:app", "-o", ".")
