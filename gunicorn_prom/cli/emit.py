@@ -99,6 +99,8 @@ def _main(arguments: list[str]) -> None:
     files = files_of(asked.kind, plan)
     if KINDS[asked.kind].has_application:
         _tell_what_is_missing(plan)
+    if KINDS[asked.kind].is_container:
+        _tell_what_no_image_has(plan)
     os.chdir(plan.directory)  # what is configured may have led elsewhere
     if options.output is None:
         _print(files)
@@ -122,6 +124,12 @@ def _tell_what_is_missing(plan: Plan) -> None:
         print(f"note: no application is named, {plan.application} stands for it", file=sys.stderr)
     for option in plan.left_out:
         print(f"note: {option} is left out, for its value may be secret", file=sys.stderr)
+
+
+def _tell_what_no_image_has(plan: Plan) -> None:
+    image = f"{plan.directory}, of which the image is made"
+    if os.path.isabs(plan.chdir):
+        print(f"note: --chdir {plan.chdir} is left out, for it is not in {image}", file=sys.stderr)
 
 
 def _print(files: list[File]) -> None:

@@ -15,12 +15,14 @@ class Kind(NamedTuple):
         name: as it is asked for.
         about: what it is, one sentence.
         has_application: it has the application and its options in it.
+        is_container: it is for an image that is made of the directory where it was emitted.
         module: in this package, with `files(plan: Plan) -> list[File]`.
     """
 
     name: str
     about: str
     has_application: bool = False
+    is_container: bool = False
 
     @property
     def module(self) -> str:
@@ -38,15 +40,22 @@ KINDS = {
             "podmonitor",
             "A Kubernetes Deployment with probes, its Service and its PodMonitor.",
             has_application=True,
+            is_container=True,
         ),
         Kind("keda", "A KEDA ScaledObject that scales the Deployment on its saturation."),
         Kind(
             "compose",
             "The application, Prometheus, Alertmanager and Grafana for Compose.",
             has_application=True,
+            is_container=True,
         ),
         Kind("systemd", "A unit and a socket for systemd.", has_application=True),
-        Kind("dockerfile", "A Dockerfile for the application.", has_application=True),
+        Kind(
+            "dockerfile",
+            "A Dockerfile for the application.",
+            has_application=True,
+            is_container=True,
+        ),
     )
 }
 

@@ -1,5 +1,6 @@
 """How a server runs in a container, whichever engine runs that."""
 
+import os
 from itertools import chain, count
 
 from gunicorn_prom import __version__
@@ -109,6 +110,8 @@ def surroundings(plan: Plan, state_dir: str) -> list[str]:
         state_dir: a directory on tmpfs that may be written to.
     """
     found = [f"--bind={bind}" for bind in listeners(plan)]
+    if plan.chdir and not os.path.isabs(plan.chdir):  # what lies elsewhere is in no image
+        found.append(f"--chdir={plan.chdir}")
     if plan.is_tls:
         found += [f"--certfile={TLS_DIR}/tls.crt", f"--keyfile={TLS_DIR}/tls.key"]
     if plan.client_ca:

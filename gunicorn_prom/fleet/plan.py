@@ -112,6 +112,8 @@ class Plan:
             in the environment, without secrets and without what a container decides itself:
             addresses, files of certificates, the state directory.
         host_arguments: those of the latter that hold where the server runs on this host.
+        chdir: where an option leads the server from `directory`: relative where it lies in that,
+            "" where none does.
         left_out: options that were given there and may be secret, so they are not shown.
         extras: of gunicorn-prom that the server needs.
         python_version: like 3.13.
@@ -148,6 +150,7 @@ class Plan:
     config_file: str
     arguments: tuple[str, ...]
     host_arguments: tuple[str, ...]
+    chdir: str
     left_out: tuple[str, ...]
     extras: tuple[str, ...]
     python_version: str
@@ -205,13 +208,14 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         config_file=_config_file(configuration, directory),
         arguments=_options(entry for entry in shown if entry.name not in OF_THE_HOST),
         host_arguments=_options(entry for entry in shown if entry.name in OF_THE_HOST),
+        chdir=_seen_from(directory, cfg.chdir) if settings["chdir"] in given else "",
         left_out=tuple(_option(entry) for entry in secret),
         extras=_extras(worker_type, web),
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         has_control_socket="control_socket" in cfg.settings,
         directory=directory,
         program=_program(),
-        requirements=next((name for name in REQUIREMENTS if Path(name).is_file()), ""),
+        requirements=next((name for name in REQUIREMENTS if Path(directory, name).is_file()), ""),
         user=_user_name(settings["user"]),
         backlog=cfg.backlog,
         is_daemon=cfg.daemon,

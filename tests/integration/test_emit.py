@@ -214,6 +214,24 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert 'CMD ["app:app", "--workers=3"]' in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["dockerfile", "compose", "podmonitor"])
+def test_a_container_starts_where_the_server_does(tmp_path: Path, kind: str) -> None:
+    """--chdir goes with the image that has it, beside what is to be installed; else it is told."""
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    (project / "requirements.txt").touch()
+    done = emit(project, kind, "shop:app", "--chdir=src")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--chdir=src" in done.stdout
+    assert kind != "dockerfile" or "COPY requirements.txt ." in done.stdout
+    done = emit(project, kind, "shop:app", f"--chdir={tmp_path}")
+    assert done.stderr == (
+        f"note: --chdir {tmp_path} is left out, for it is not in {project}, of which the image "
+        "is made\n"
+    )
+    assert "chdir" not in done.stdout
+
+
 @pytest.mark.real_parts
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_promtool_accepts_every_way_to_find_servers(here: Path, name: str) -> None:
