@@ -130,6 +130,9 @@ def _tell_what_no_image_has(plan: Plan) -> None:
     image = f"{plan.directory}, of which the image is made"
     if os.path.isabs(plan.chdir):
         print(f"note: --chdir {plan.chdir} is left out, for it is not in {image}", file=sys.stderr)
+    file = plan.config_file
+    if os.path.isabs(file):
+        print(f"note: put {file} into the image, for it is not in {image}", file=sys.stderr)
 
 
 def _print(files: list[File]) -> None:

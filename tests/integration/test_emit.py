@@ -232,6 +232,21 @@ def test_a_container_starts_where_the_server_does(tmp_path: Path, kind: str) -> 
     assert "chdir" not in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["dockerfile", "compose", "podmonitor", "systemd"])
+def test_a_configuration_file_that_no_image_has_is_told(tmp_path: Path, kind: str) -> None:
+    """A note says where it must be in the image; on this host it is there."""
+    project, file = tmp_path / "project", tmp_path / "conf.py"
+    project.mkdir()
+    file.touch()
+    note = (
+        f"note: put {file} into the image, for it is not in {project}, of which the image is made"
+    )
+    for named in (str(file), "../conf.py"):
+        done = emit(project, kind, "shop:app", "-c", named)
+        assert done.stderr.splitlines() == [note] * (kind != "systemd")
+        assert f"--config={file}" in done.stdout
+
+
 @pytest.mark.real_parts
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_promtool_accepts_every_way_to_find_servers(here: Path, name: str) -> None:
