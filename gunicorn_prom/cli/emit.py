@@ -94,6 +94,8 @@ def _main(arguments: list[str]) -> None:
     slo = _share(options.slo)
     if options.force and options.output is None:
         raise UsageError("--force is for -o, and there is none", "name a directory with -o")
+    if options.output == "":
+        raise UsageError("-o names no directory", "-o . is the one in which you are")
     asked = _Asked(others, "emit", names_of(OPTIONS), needs_application=False, needs_worker=False)
     plan = plan_of(asked, slo)
     files = files_of(asked.kind, plan)

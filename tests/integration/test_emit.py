@@ -176,6 +176,7 @@ def test_a_directory_in_the_way_is_said_before_anything_is_written(tmp_path: Pat
         (["podmonitr"], "there is no kind podmonitr to emit", "did you mean podmonitor?"),
         (["scrape", "--slo=101"], "invalid --slo: '101'", "write it like 99.9"),
         (["scrape", "--force"], "--force is for -o", "name a directory with -o"),
+        (["scrape", "-o", ""], "-o names no directory", "-o . is the one in which you are"),
         (
             ["scrape", "-w", "x"],
             "argument -w/--workers: invalid",
