@@ -7,7 +7,7 @@ they are right for one host, for a thousand, and for several servers behind one 
 from typing import NamedTuple
 
 from gunicorn_prom.errors import UsageError
-from gunicorn_prom.fleet.text import quoted
+from gunicorn_prom.fleet.text import exact, quoted
 from gunicorn_prom.scoreboard import UNWANTED_EXITS
 
 __all__ = [
@@ -166,7 +166,7 @@ def alerts(slo: float, timeout_s: int) -> list[Alert]:
     """
     if not LOWEST_SLO <= slo < PERCENT:
         raise UsageError(
-            f"no alert can watch an objective of {slo:g} %",
+            f"no alert can watch an objective of {exact(slo)} %",
             f"it must be from {LOWEST_SLO} up to, but not, 100: 99.9 allows one failure in 1000",
         )
     return [*_burn_rates(slo), *MISSING, *WORKERS, _stale_heartbeat(timeout_s), *LOAD, OWN_ERRORS]
@@ -250,8 +250,8 @@ def _burn_rate(burn: Burn, slo: float) -> Alert:
         expression,
         "{{ $value | humanizePercentage }} of the requests to {{ $labels.job }} fail",
         f"Over {burn.window} {{{{ $value | humanizePercentage }}}} of the requests to "
-        f"{{{{ $labels.job }}}} failed, and over {burn.recent} still do; {slo:g}% are to succeed. "
-        f"At this rate {burn.meaning}.",
+        f"{{{{ $labels.job }}}} failed, and over {burn.recent} still do; {exact(slo)}% are to "
+        f"succeed. At this rate {burn.meaning}.",
         "Look which routes and which servers fail, and what was released last; roll it back if "
         "that fits. The exceptions are in gunicorn_http_exceptions_total.",
     )

@@ -6,6 +6,8 @@ Series have a value a minute, in the notation of promtool.
 
 from typing import NamedTuple
 
+from gunicorn_prom.fleet.text import exact
+
 __all__ = ["Case", "Firing", "cases"]
 
 
@@ -201,7 +203,7 @@ def _burn(speed: str, window: str, recent: str, share: float, slo: float) -> Fir
         SICK_JOB,
         f"{percent} of the requests to sick fail",
         f"Over {window} {percent} of the requests to sick failed, and over {recent} still do; "
-        f"{slo:g}% are to succeed. At this rate {OUTLOOKS[speed]}.",
+        f"{exact(slo)}% are to succeed. At this rate {OUTLOOKS[speed]}.",
     )
 
 

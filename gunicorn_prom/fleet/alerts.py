@@ -14,7 +14,7 @@ from gunicorn_prom.fleet.alert_rules import (
 )
 from gunicorn_prom.fleet.alert_tests import Case, Firing, cases
 from gunicorn_prom.fleet.plan import File, Plan
-from gunicorn_prom.fleet.text import head, indented, quoted
+from gunicorn_prom.fleet.text import exact, head, indented, quoted
 
 __all__ = ["ALERTS", "RULES", "files"]
 
@@ -41,7 +41,7 @@ def _alerts_text(found: list[Alert], plan: Plan) -> str:
     about = head(
         "alerts",
         f"Alerts of servers run by gunicorn-prom; they need {RULES} too. Those of the error",
-        f"budget are for an objective of {plan.slo:g} % of the requests.",
+        f"budget are for an objective of {exact(plan.slo)} % of the requests.",
         "severity page: somebody must look now; ticket: on the next working day.",
         "The label `server` is there only where one sidecar exports several servers.",
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from gunicorn_prom.fleet.dashboard_panels import ROWS, Panel
 from gunicorn_prom.fleet.plan import File, Plan
+from gunicorn_prom.fleet.text import exact
 
 __all__ = ["UID", "dashboard", "files"]
 
@@ -73,7 +74,7 @@ def _panel(panel: Panel, slo: float) -> Json:
     made: Json = {
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.description.replace("<slo>", f"{slo:g} %"),
+        "description": panel.description.replace("<slo>", f"{exact(slo)} %"),
     }
     if panel.kind == "text":
         return made | {"options": {"mode": "markdown", "content": panel.text}}

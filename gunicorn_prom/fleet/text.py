@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections.abc import Iterable
 
-__all__ = ["commented", "head", "indented", "items", "quoted"]
+__all__ = ["commented", "exact", "head", "indented", "items", "quoted"]
 
 
 def head(kind: str, *sentences: str) -> str:
@@ -30,3 +30,8 @@ def quoted(text: str) -> str:
 def items(texts: Iterable[str]) -> str:
     """Return a list of strings in YAML, one a line."""
     return "".join(f"- {quoted(text)}\n" for text in texts)
+
+
+def exact(number: float) -> str:
+    """Return a number with as many digits as it was given: of 99.99999 each counts."""
+    return f"{number:.15g}"

@@ -64,9 +64,12 @@ def test_the_tests_pass(directory: Path) -> None:
 
 
 @pytest.mark.real_parts
-def test_the_tests_pass_for_another_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slo", ["95", "99.99999"])
+def test_the_tests_pass_for_another_configuration(tmp_path: Path, slo: str) -> None:
     """The objective, the timeout and the job of a configuration are in rules and tests alike."""
-    emitted_alerts(tmp_path, "shop:app", "--slo=95", "--timeout=0")
+    emitted_alerts(tmp_path, "shop:app", f"--slo={slo}", "--timeout=0")
+    descriptions = [rule["annotations"]["description"] for rule in rules_of(tmp_path / ALERTS)]
+    assert any(f" {slo}% are to succeed" in " ".join(text.split()) for text in descriptions)
     assert 'up{job="shop"}' in (tmp_path / RULES).read_text()
     promtool(tmp_path, "test", "rules", TESTS)
 
