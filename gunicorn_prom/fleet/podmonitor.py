@@ -25,6 +25,11 @@ STEP_MIB = 64
 WAITING_CPU_MILLIS, LOOP_CPU_MILLIS = 250, 1000
 BLOCKING_TYPES = ("sync", "gthread")
 SECRET = "metrics-client"
+WITHOUT_PROBES = """\
+# The pod is ready when the container beside says so, which sees these workers. Nothing is asked
+# whether they live: the port takes connections of a server that hangs, and takes none only
+# when one that is busy has a full backlog. Where the master dies the container ends by itself.
+"""
 LOCKED_DOWN = """\
 securityContext:
   allowPrivilegeEscalation: false
@@ -210,7 +215,7 @@ def _named_listeners(plan: Plan) -> list[tuple[str, Bind]]:
 def _probes(plan: Plan) -> str:
     """Return the probes, which ask the metrics port: it answers while every worker is busy."""
     if not plan.has_metrics:
-        return "# The pod is ready when the container beside says so, which sees these workers.\n"
+        return WITHOUT_PROBES
     ready, healthy = _question(plan, "/-/ready"), _question(plan, "/-/healthy")
     reason = "The metrics port answers while every worker is busy."
     if plan.metrics_wants_certificate:

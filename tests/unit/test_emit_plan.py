@@ -176,6 +176,9 @@ def test_a_server_without_metrics_has_one_beside_it() -> None:
     assert [port["name"] for port in web["ports"]] == ["http"]
     assert beside["ports"] == [{"name": "metrics", "containerPort": 9464}]
     assert beside["volumeMounts"][0]["mountPath"] == podmonitor.STATE_DIR
+    # Of a probe of life the wrong container, or one that is only busy, would be restarted.
+    probes = [key for one in (web, beside) for key in one if key.endswith("Probe")]
+    assert (probes, beside["readinessProbe"]["httpGet"]["path"]) == (["readinessProbe"], "/-/ready")
 
 
 def test_keda_follows_what_a_pod_can_do() -> None:
