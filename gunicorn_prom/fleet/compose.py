@@ -4,7 +4,7 @@ import json
 
 from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet import alerts, container, dashboard, scrape
-from gunicorn_prom.fleet.plan import Bind, File, Plan
+from gunicorn_prom.fleet.plan import File, Plan
 from gunicorn_prom.fleet.text import head, indented, items
 
 __all__ = ["files"]
@@ -180,12 +180,14 @@ def _published(plan: Plan) -> list[str]:
                 f"choose another with --bind; {PROMETHEUS_PORT} is Prometheus', "
                 f"{ALERTMANAGER_PORT} Alertmanager's, {GRAFANA_PORT} Grafana's",
             )
-    return list(dict.fromkeys(map(_publication, given)))
-
-
-def _publication(bind: Bind) -> str:
-    address = "127.0.0.1:" if bind.is_loopback else ""
-    return f"{address}{bind.port}:{container.inner_port(bind.port)}"
+    # A port that is published for all cannot be once more for this host.
+    is_open: dict[int, bool] = {}
+    for bind in given:
+        is_open[bind.port] = is_open.get(bind.port, False) or not bind.is_loopback
+    return [
+        f"{'' if is_open[port] else '127.0.0.1:'}{port}:{container.inner_port(port)}"
+        for port in is_open
+    ]
 
 
 def _volumes(plan: Plan) -> str:

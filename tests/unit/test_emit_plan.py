@@ -137,6 +137,20 @@ def test_a_container_is_open(binds: list[str], inside: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("binds", "published"),
+    [
+        (["127.0.0.1:80", "[::1]:8080"], ["127.0.0.1:80:8080", "127.0.0.1:8080:8080"]),
+        (["0.0.0.0:8000", "[::1]:8000"], ["8000:8000"]),
+        (["[::1]:8000", "10.0.0.1:8000", "localhost:81"], ["8000:8000", "127.0.0.1:81:8081"]),
+    ],
+)
+def test_a_port_is_published_once(binds: list[str], published: list[str]) -> None:
+    """For all where one of its addresses is, for two publications would be in each other's way."""
+    text = emit("compose", "shop:app", *(f"--bind={bind}" for bind in binds))["compose.yaml"]
+    assert yaml.safe_load(text)["services"]["shop"]["ports"] == published
+
+
+@pytest.mark.parametrize(
     ("metrics", "binds", "inside"),
     [
         ("127.0.0.1:9000", ["127.0.0.1:5000"], "0.0.0.0:9000"),
