@@ -47,6 +47,10 @@ UNITS = {
     for unit, base in (("", 1000), ("b", 1000), ("i", 1024), ("ib", 1024))
 }
 
+# What every client writes as it is: no segment of dots alone, which some take away.
+PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
+TAKEN_PATHS = re.compile(r"/-/.*|/status\.json")
+
 METRICS_SERVERS = ("auto", "thread", "process", "none")
 MAX_PORT = 65535
 
@@ -92,8 +96,12 @@ def _validate_file(value: Any) -> str | None:
 
 def _validate_path(value: Any) -> str:
     path = config.validate_string(value) or ""
-    if not path.startswith("/") or path == "/" or path.startswith("/-/") or "?" in path:
-        raise ValueError(f"{value!r} is no path, or one that is taken: choose one like /metrics")
+    if TAKEN_PATHS.fullmatch(path):
+        raise ValueError(f"{value!r} is taken: choose one like /metrics")
+    if not PATH.fullmatch(path):
+        raise ValueError(
+            f"{value!r} is no path: write one like /metrics, of letters, digits and . _ ~ - /"
+        )
     return path
 
 

@@ -470,6 +470,7 @@ def test_two_servers_in_one_directory(tmp_path: Path) -> None:
         (("--metrics-bind=nowhere",), "invalid --metrics-bind: 'nowhere' is not .*", ".*"),
         (("--metrics-bind=:99999",), "invalid --metrics-bind: port 99999 .*", ".*"),
         (("--metrics-path=metrics",), "invalid --metrics-path: 'metrics' .*", ".*"),
+        (("--metrics-path=/status.json",), "invalid --metrics-path: '/status.json' .*", ".*"),
         (("--metrics-web-config=nowhere.yml",), "cannot read .*nowhere.yml: .*", ".+"),
     ],
 )

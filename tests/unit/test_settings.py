@@ -91,16 +91,30 @@ def test_what_are_no_buckets_is_refused(value: Any) -> None:
         value_of("metrics_buckets", value)
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/a/b", "/x-y_z.txt"])
+@pytest.mark.parametrize("path", ["/metrics", "/a/b", "/x-y_z.txt", "/.m", "/a/", "/status"])
 def test_paths(path: str) -> None:
     """A path of the metrics is taken as it is."""
     assert value_of("metrics_path", path) == path
 
 
-@pytest.mark.parametrize("path", ["", "/", "metrics", "/-/healthy", "/-/x", "/a?b", None])
-def test_what_is_no_path_is_refused(path: Any) -> None:
-    """Neither the paths of other answers nor what is no path at all."""
-    with pytest.raises(ValueError, match="no path, or one that is taken"):
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "metrics", None),
+        *("//m", "/a//b", "/a/..", "/./a"),
+        *("/a?b", "/a#b", "/m e", "/m\tn", "/%6d", "/é"),
+    ],
+)
+def test_what_no_client_asks_for_is_refused(path: Any) -> None:
+    """What is no path, and what a client writes in another way before it asks."""
+    with pytest.raises(ValueError, match="is no path"):
+        value_of("metrics_path", path)
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/-/x", "/status.json"])
+def test_the_paths_of_other_answers_are_refused(path: str) -> None:
+    """The metrics take away neither health nor status."""
+    with pytest.raises(ValueError, match="is taken"):
         value_of("metrics_path", path)
 
 
