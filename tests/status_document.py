@@ -175,10 +175,10 @@ def of_nothing() -> dict[str, Any]:
         recent=dict.fromkeys(("request_rate", "error_share", "saturation", "cpu_share"))
         | {"latency_s": dict.fromkeys(("p50", "p90", "p99"))},
         versions={"gunicorn_prom": "0.1.0", "gunicorn": None, "python": None},
-        totals=dict.fromkeys(totals(), 0)
-        | dict.fromkeys(("capacity", "backlog", "memory_rss_bytes", "memory_pss_bytes"))
-        | {"by_status_class": {}, "aborted": {}, "workers": dict.fromkeys(totals()["workers"], 0)},
-        exits=[],
+        totals=dict.fromkeys(totals())
+        | {name: dict.fromkeys(totals()[name]) for name in ("aborted", "workers")}
+        | {"by_status_class": {}},
+        exits=None,
         autopsies=[],
         history={name: [] if isinstance(empty[name], list) else empty[name] for name in empty},
     )

@@ -364,7 +364,7 @@ def _totals(document: Document) -> Text:
     for status_class, count in sorted(totals["by_status_class"].items()):
         is_bad = status_class == "5xx" and count
         line.append(f"  {status_class} ", "dim").append(number(count), "red" if is_bad else "")
-    aborted = sum(totals["aborted"].values())
+    aborted = sum(filter(None, totals["aborted"].values()))
     for label, count in (
         ("exceptions", totals["exceptions"]),
         ("aborted", aborted),
@@ -377,11 +377,11 @@ def _totals(document: Document) -> Text:
 
 def _exits(document: Document) -> Text:
     line = Text("exits       ", "dim")
-    for each in document["exits"]:
+    for each in document["exits"] or ():
         style = "dim" if each["wanted"] else "bold red"
         line.append(f"{each['reason']} {number(each['count'])}", style).append("  ")
     if not document["exits"]:
-        line.append("none", "dim")
+        line.append(ABSENT if document["exits"] is None else "none", "dim")
     return line
 
 

@@ -188,7 +188,7 @@ class Status:
             "window_s": 0.0 if change is None else round(change.seconds, 3),
             "recent": _recent(change, rates),
             "totals": _totals(scene, facts),
-            "exits": _exits(scene.server),
+            "exits": None if scene.sample is None else _exits(scene.server),
             "autopsies": self._autopsies(),
             "history": _history(points),
         }
@@ -316,7 +316,7 @@ def _totals(scene: _Scene, facts: Facts) -> dict[str, Any]:
         by_class[status_class] = by_class.get(status_class, 0) + int(sum(cells[:-1]))
     states = scene.states
     limited = [capacity for w in server.workers if (capacity := w.slot.gauges[Gauge.CAPACITY])]
-    return {
+    counted = {
         "requests": sum(by_class.values()),
         "by_status_class": {name: n for name, n in sorted(by_class.items()) if n},
         "exceptions": _count(tables[keys.EXCEPTIONS.name].values()),
@@ -334,6 +334,15 @@ def _totals(scene: _Scene, facts: Facts) -> dict[str, Any]:
         "memory_rss_bytes": _sum_of("rss_bytes", facts.values()),
         "memory_pss_bytes": _sum_of("pss_bytes", facts.values()),
         "spawned": int(server.totals.spawns),
+    }
+    return counted if scene.sample is not None else _unknown(counted)
+
+
+def _unknown(counted: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy in which no number is known."""
+    return {
+        name: _unknown(value) if isinstance(value, dict) else None
+        for name, value in counted.items()
     }
 
 

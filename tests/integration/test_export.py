@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -206,6 +207,8 @@ def test_it_follows_a_restart(tmp_path: Path, number: int) -> None:
         wait_for(lambda: not any(map(is_running, workers)), "the end of the workers")
         assert exporter.ask("/metrics").status == 503
         assert exporter.ask("/-/ready").text == "no master is running\n"
+        status = json.loads(exporter.ask("/status.json").text)
+        assert (status["totals"]["requests"], status["exits"]) == (None, None)
         start_silently(server)
         exporter.wait_for_server()
         assert server.get("/").status == 200

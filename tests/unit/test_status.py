@@ -459,6 +459,8 @@ def test_no_server(tmp_path: Path) -> None:
     assert found["health"]["word"] == "down"
     assert (found["master"], found["masters"], found["workers"]) == (None, [], [])
     assert found["recent"]["request_rate"] is None
+    totals = found["totals"]
+    assert (totals["requests"], totals["workers"]["target"], found["exits"]) == (None,) * 3
     assert found["history"]["workers"] == [0]
 
 

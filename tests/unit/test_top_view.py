@@ -57,6 +57,14 @@ def test_it_fits_every_terminal(width: int, height: int, is_unicode: bool) -> No
             assert is_unicode or all(line.plain.isascii() for line in drawn)
 
 
+def test_what_is_not_known_is_a_dash() -> None:
+    """Of a server that is not there nothing is shown as none or 0."""
+    text = "\n".join(lines(NOTHING, View(), 80, None))
+    for known_of_nothing in ("in progress        -", "since start - requests", "exits       -"):
+        assert known_of_nothing in text
+    assert "workers - of -" in text
+
+
 def test_a_terminal_of_80_columns() -> None:
     """It has the essential facts of the server and of each worker, and the keys at the bottom."""
     text = "\n".join(drawn := lines(document(), View(url="http://a"), 80, 24))

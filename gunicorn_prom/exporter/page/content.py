@@ -205,7 +205,7 @@ def _tile(title: str, figure: str, line: str, note: str, kind: str = "") -> str:
 def _worker_counts(counts: Mapping[str, Any]) -> str:
     states = ("busy", "idle", "stuck", "booting", "leaving")
     shown = [f"{counts[state]} {state}" for state in states if counts[state]]
-    return ", ".join(shown) or "none"
+    return ", ".join(shown) or ("" if counts["running"] is None else "none")
 
 
 def _workers(document: Document) -> str:
@@ -283,6 +283,8 @@ def _listeners(document: Document) -> str:
 
 
 def _exits(document: Document) -> str:
+    if document["exits"] is None:
+        return _section("exits", "Exits of workers", f"<p>{UNKNOWN}</p>")
     rows = [
         (
             escape(found["reason"]),
