@@ -30,6 +30,9 @@ LIMIT_S = 5.0
 MAX_BYTES = 16 * 1024 * 1024
 URL_HINT = "write it as http://HOST:PORT"
 ADDRESS_HINT = "give the address of --metrics-bind, not that of the application"
+STATE_DIR_HINT = (
+    "give the --metrics-state-dir of the server, or the address of its sidecar with --url"
+)
 # To bind these is to listen everywhere; to connect to them works, but no certificate has them.
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -149,6 +152,17 @@ def _running(root: Path) -> Iterator[tuple[str, str]]:
             url = metrics_url(directory) if has_holder(directory) else ""
             if url:
                 yield _reachable(url), directory.name.split(".")[1]
+
+
+def _why_none(root: Path) -> str:
+    """Say why no server is found in a state directory."""
+    try:
+        servers(root)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"cannot look for a server there: {error.strerror}"
+    return "no server runs there that has a metrics server"
 
 
 def _reachable(url: str) -> str:
@@ -307,8 +321,11 @@ class Source:
         """
         if self._client is None:
             # While a server restarts there is none, and another's is not asked for.
-            url = self._given or find(self._root) or self.url or f"http://{MetricsBind.default}"
-            self._client = Client(url, self._access, self._server)
+            url = self._given or find(self._root) or self.url
+            if not url and self._root is not None:
+                raise UnreachableError(str(self._root), _why_none(self._root), STATE_DIR_HINT)
+            default = f"http://{MetricsBind.default}"
+            self._client = Client(url or default, self._access, self._server)
             self.url = self._client.url
         try:
             return self._client.fetch()

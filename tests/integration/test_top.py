@@ -295,7 +295,22 @@ def test_a_sidecar_of_several(loaded: Server, tmp_path: Path) -> None:
         assert "404" in missing.stderr
 
 
+@pytest.mark.parametrize("is_option", [True, False])
+def test_a_state_directory_without_a_server(tmp_path: Path, is_option: bool) -> None:
+    """The directory that was given is named, and the default address is not asked."""
+    state = str(tmp_path / "elsewhere")
+    if is_option:
+        ended = top(tmp_path, f"--state-dir={state}")
+    else:
+        ended = top(tmp_path, GUNICORN_PROM_METRICS_STATE_DIR=state)
+    error, hint = ended.stderr.splitlines()
+    assert error == f"error: {state}: no server runs there that has a metrics server"
+    assert "--metrics-state-dir" in hint
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
 MISTAKES = [
+    (("--state-dir=/dev/null",), 1, "/dev/null: cannot look for a server there: Not a", "--url"),
     (("--url=127.0.0.1:1",), 1, "127.0.0.1:1/status.json: nothing listens", "--state-dir"),
     (("--url={app}",), 1, "it answers 500", "log"),
     (("--url=https://{metrics}",), 1, "TLS, ", "http://"),
