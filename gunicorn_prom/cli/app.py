@@ -101,4 +101,8 @@ def _worded(error: Any) -> UsageError:
         )
     message, _, meant = error.format_message().partition(" Did you mean ")
     message = message[:1].lower() + message[1:].rstrip(".")
+    if isinstance(error, typer.BadParameter) and error.param is not None and error.message:
+        # What stands before the reason is that of the validator which newer Typer has.
+        reason = error.message.removeprefix("Value error, ").rstrip(".")
+        message = f"invalid {error.param.opts[-1]}: {reason}"
     return UsageError(message, f"did you mean {meant}" if meant else hint)

@@ -33,7 +33,7 @@ from gunicorn_prom.settings import environment
 __all__ = ["top"]
 
 PASSWORD = "GUNICORN_PROM_PASSWORD"
-DEFAULT_INTERVAL_S, MIN_INTERVAL_S = 2.0, 0.2
+DEFAULT_INTERVAL_S, MIN_INTERVAL_S, MAX_INTERVAL_S = 2, 0.2, 3600
 # Where stdout is no terminal: all columns.
 PIPED_WIDTH = 160
 Result = dict[str, Any] | Exception
@@ -74,9 +74,11 @@ def top(  # noqa: PLR0913  # the options of the command
         typer.Option("--format", help="text, or json: the document of the server as it is, once."),
     ] = Form.text,
     interval: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=MIN_INTERVAL_S, help="How often it is asked."),
-    ] = DEFAULT_INTERVAL_S,
+        str,
+        typer.Option(
+            metavar="SECONDS", help=f"How often it is asked, {MIN_INTERVAL_S} to {MAX_INTERVAL_S}."
+        ),
+    ] = str(DEFAULT_INTERVAL_S),
     sort: Annotated[
         str,
         typer.Option(
@@ -126,6 +128,7 @@ def top(  # noqa: PLR0913  # the options of the command
     try:
         if key is not None and cert is None:
             raise UsageError("--key without --cert", "name the certificate, too")
+        interval_s = _seconds(interval)
         view = View(**_order(sort), filter=filter_, is_unicode=is_unicode_shown())
         checked = None if url is None else normalized(url)
         password = _password(username, password_file)
@@ -138,9 +141,19 @@ def top(  # noqa: PLR0913  # the options of the command
         elif once or not _is_live():
             _print(document, replace(view, url=source.url))
         else:
-            _Screen(source, document, view, interval).watch()
+            _Screen(source, document, view, interval_s).watch()
     except GunicornPromError as error:
         fail(error)
+
+
+def _seconds(interval: str) -> float:
+    # Typer's words for what is no number are those of its validator, and of its version.
+    with contextlib.suppress(ValueError):
+        if MIN_INTERVAL_S <= float(interval) <= MAX_INTERVAL_S:
+            return float(interval)
+    limits = f"{MIN_INTERVAL_S} to {MAX_INTERVAL_S}"
+    message = f"invalid --interval: {interval!r} is not a number of seconds from {limits}"
+    raise UsageError(message, f"write it like {DEFAULT_INTERVAL_S}")
 
 
 def _order(sort: str) -> dict[str, Any]:

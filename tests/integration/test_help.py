@@ -56,6 +56,7 @@ def test_piped_help_is_plain(tmp_path: Path) -> None:
         (["check", "--only=nothing"], "there is no check nothing", "--list`"),
         (["check", "--format=xml"], "argument --format: invalid choice: 'xml'", "check --help`"),
         (["settings", "--chnaged"], "unrecognized arguments: --chnaged", "--changed?"),
+        (["metrics", "--format=x"], "invalid --format: 'x' is not one of ", "metrics --help`"),
     ],
 )
 def test_what_is_misspelt_gets_a_hint(

@@ -320,7 +320,11 @@ MISTAKES = [
     (("--password-file=none",), 2, "--password-file without --user", "whose"),
     (("--user=me", "--password-file=none"), 2, "--password-file none: No such", ""),
     (("--sort=memroy",), 2, "there is no column memroy", "did you mean memory?"),
-    (("--format=yaml",), 2, "'--format'", "--help"),
+    (("--format=yaml",), 2, "error: invalid --format: 'yaml' is not one of ", "--help"),
+    *(
+        ((f"--interval={given}",), 2, f"error: invalid --interval: '{given}' is not ", "like 2")
+        for given in ("0.1", "-1", "nan", "inf", "often")
+    ),
 ]
 
 
