@@ -70,6 +70,8 @@ class PrometheusArbiter(Arbiter):
     _exporter: ExporterHost | None = None
     _app_folder: Folder | None = None
     _oom_kills: OomKills | None = None
+    # The one forked last, which in its own process is the worker itself.
+    _last_worker: Any = None
     _autopsies: Autopsies | None = None
     _is_adopted = False
     _is_serving = False
@@ -347,7 +349,15 @@ class PrometheusArbiter(Arbiter):
                 self._beat()
 
     def signal(self, sig: int, frame: Any) -> None:
-        """Take a signal as Gunicorn does, and count it."""
+        """Take a signal as Gunicorn does, and count it.
+
+        A worker runs this as well, from its fork until it has handlers of its own; there
+        Gunicorn forgets the signal, and the master waits for the worker in vain.
+        """
+        if os.getpid() != self.pid:
+            if self._last_worker is not None:
+                self._last_worker.told_early.append(sig)
+            return
         name = self.SIG_NAMES.get(sig, "").upper()
         if self._state is not None and name in SIGNALS:
             board = self._state.board
@@ -447,6 +457,7 @@ class PrometheusArbiter(Arbiter):
             self._exporter.pass_on(environ)
 
     def _prepare_worker(self, worker: Any) -> None:
+        self._last_worker = worker
         with self._tolerated("app_metrics"):
             self._app_directory.restore()
         with self._tolerated("slots"):

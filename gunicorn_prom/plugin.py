@@ -73,6 +73,10 @@ UNKNOWN = -1
 # How often a worker shows how many it has, at the most.
 SHOW_PERIOD_S = 0.5
 
+# What a worker is to hear that came before it could: whatever ends it or has it open its logs
+# anew. The rest is the master's.
+TOLD_EARLY = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1)
+
 # Why a worker goes of itself.
 LEAVING = {"max_requests": Leaving.MAX_REQUESTS, "memory": Leaving.MEMORY}
 
@@ -91,6 +95,7 @@ class PrometheusMixin(_Base):
         intent: in the master, why it has told the worker to go.
         exit_status: in the master, what the kernel said of the worker's end.
         stack_file: to which the worker writes its stacks when it times out, None: not.
+        told_early: signals that have come before there was a handler for them.
     """
 
     intent: str | None = None
@@ -116,6 +121,7 @@ class PrometheusMixin(_Base):
         self._made = time.monotonic()
         self.worker_id = f"worker_{self.age}_{int(self.start_time)}"
         self._counted_by_ourselves = 0
+        self.told_early: list[int] = []
 
     def assign_slot(self, board: Board, number: int) -> None:
         """Give this worker its place on the scoreboard, in the master before the fork."""
@@ -220,10 +226,34 @@ class PrometheusMixin(_Base):
                 self._slot.report("autopsy", failure)
 
     def init_signals(self) -> None:
-        """Set up the handlers as Gunicorn does, before one of them our own."""
+        """Set up the handlers as Gunicorn does, before one of them our own.
+
+        They are then told what has come too early for them.
+        """
         super().init_signals()
         if self._stack_writer is not None:
             self._stack_writer.watch_abort()
+        loop = getattr(self, "loop", None)
+        if loop is None:
+            self._raise_early({})
+            return
+        # Gunicorn's handlers on asyncio; of what comes before it runs uvloop hears nothing.
+        handlers = {number: signal.getsignal(number) for number in TOLD_EARLY}
+        for number in TOLD_EARLY:
+            signal.signal(number, self._note_early)
+        loop.call_soon(self._raise_early, handlers)
+
+    def _note_early(self, number: int, frame: FrameType | None) -> None:
+        self.told_early.append(number)
+
+    def _raise_early(self, handlers: dict[signal.Signals, Any]) -> None:
+        for known, handler in handlers.items():
+            # Unless a hook of the user has set another one.
+            if signal.getsignal(known) == self._note_early:
+                signal.signal(known, handler)
+        for number in self.told_early:
+            if number in TOLD_EARLY:
+                signal.raise_signal(number)
 
     def _capacity(self) -> int:
         """Return how many requests can be in progress, 0 where nothing limits them."""

@@ -90,6 +90,18 @@ def devour(_argument):
 ANSWERS |= {"leave": leave, "seize": seize, "shut-out": shut_out, "devour": devour}
 """
 
+# Hooks before Gunicorn gives a worker its own handlers of signals, and between that and serving.
+SLOW_HOOKS = {
+    "post_fork": "def post_fork(server, worker):\n",
+    "post_worker_init": "def post_worker_init(worker):\n",
+}
+SLOW_HOOK = """
+    if worker.age > 1:
+        pathlib.Path("begun").touch()
+        while not pathlib.Path("gate").exists():
+            time.sleep(0.02)
+"""
+
 # The end of a worker by which signal, and what the worker itself has said of it.
 SIGNALS = {
     signal.SIGKILL: {},
@@ -366,6 +378,28 @@ class Departures:
         self.happen("timeout", lambda: self.ask("/seize"))
 
 
+def assert_early_signal_is_heard(
+    directory: Path, app: str, worker_type: str, number: int, hook: str
+) -> None:
+    """End a server while one of its workers is still in a hook before it serves."""
+    configuration = f"import pathlib, time\n{SLOW_HOOKS[hook]}{SLOW_HOOK}"
+    (directory / "gunicorn.conf.py").write_text(configuration)
+    # Whoever was not heard lives on for longer than a test waits.
+    arguments = (f"--worker-type={worker_type}", "--graceful-timeout=60")
+    with gunicorn_prom(directory, app, *arguments) as server:
+        server.wait_for_workers(1)
+        server.send_signal(signal.SIGTTIN)
+        wait_for((directory / "begun").exists, "the second worker")
+        server.send_signal(number)
+        metrics = server.wait_for_metrics(lambda m: m.total(EXITS) >= 1, "the end of the first")
+        assert set(exits(metrics)) == {"shutdown"}
+        counted = {s["signal"]: n for s, n in metrics.all("gunicorn_signals_total") if n}
+        assert counted == {"TTIN": 1, signal.Signals(number).name.removeprefix("SIG"): 1}
+        server.open_gate("gate")
+        assert server.wait() == 0
+        assert "SIGKILL" not in server.log
+
+
 class ExitReasons:
     """One reason after the other, each provoked for real."""
 
@@ -456,6 +490,15 @@ class ExitReasons:
             assert metrics.one("gunicorn_signals_total", signal="USR2") == 1
             assert metrics.one("gunicorn_signals_total", signal="TERM") == 1
             wait_for(pidfile.exists, "the promotion of the next generation")
+
+    @pytest.mark.parametrize("hook", SLOW_HOOKS)
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+    def test_shutdown_before_a_worker_serves(
+        self, tmp_path: Path, worker_type: str, number: int, hook: str
+    ) -> None:
+        """A worker that is told to go before it has a handler for it goes when it has one."""
+        write_application(tmp_path)
+        assert_early_signal_is_heard(tmp_path, APP, worker_type, number, hook)
 
     @pytest.mark.parametrize(
         ("source", "reason"),

@@ -37,7 +37,17 @@ from tests.exactness import (
     observed,
     settled,
 )
-from tests.ledger import EXITS, Departures, exits, exits_read, restarts, state_kept, wait_for_exits
+from tests.ledger import (
+    EXITS,
+    SLOW_HOOKS,
+    Departures,
+    assert_early_signal_is_heard,
+    exits,
+    exits_read,
+    restarts,
+    state_kept,
+    wait_for_exits,
+)
 from tests.streams import assert_exact_streams
 from tests.support import DEADLINE_S, Server, gunicorn_prom, plain_gunicorn, request, wait_for
 from tests.traffic import Shot, send, shuffled
@@ -309,6 +319,14 @@ class TestLife:
             assert set(exits(metrics)) == {"max_requests"}
             assert set(restarts(metrics)) == {("graceful", "max_requests")}
             assert_exact(server, exchanges)
+
+    @pytest.mark.parametrize("hook", SLOW_HOOKS)
+    def test_shutdown_before_a_worker_serves(
+        self, tmp_path: Path, worker_type: str, hook: str
+    ) -> None:
+        """A worker that is told to go before it has a handler for it goes when it has one."""
+        app = "asgi_mix:app"
+        assert_early_signal_is_heard(tmp_path, app, worker_type, signal.SIGTERM, hook)
 
     def test_reasons(self, tmp_path: Path, worker_type: str) -> None:
         """Signals, reload, scaling, a timeout and the shutdown are told apart."""
