@@ -111,7 +111,7 @@ class Judge:
             word, reason = "stopping", unready
         elif dead or _are_all_stuck(states):
             word, reason = "stuck", dead or "every worker is stuck"
-        elif unready and not _has_ever_booted(server):
+        elif unready and _target(server) and not _has_ever_booted(server):
             word, reason = "starting", unready
         elif trouble := unready or next(self._troubles(server, states, change), ""):
             word, reason = "degraded", trouble
@@ -152,7 +152,7 @@ def _loads(change: Change | None, points: Sequence[Point], backlog: int | None) 
     if len(last) < BUSY_SAMPLES:
         return
     if change is not None and all((at.saturation or 0.0) >= NEARLY_FULL for at in last):
-        yield f"{last[0].saturation:.0%} of the capacity is in use"
+        yield f"{last[0].saturation:.0%} of the capacity is in use now"
     if backlog and all(at.backlog for at in last):
         yield f"{backlog} connections wait to be accepted"
 

@@ -42,7 +42,6 @@ SICK_JOB, WELL_JOB = {"job": "sick"}, {"job": "well"}
 A, B = {"instance": "a:9464"}, {"instance": "b:9464"}
 # When the workers were started, by their own clocks.
 NOW_S = 1_790_000_000
-# For how long a worker is stuck.
 DAY_S = 86400
 WORKER = {"worker_id": "0"}
 REQUESTS = "gunicorn_http_requests_total"
@@ -125,7 +124,7 @@ def cases(slo: float, timeout_s: int, job: str) -> list[Case]:
 
     Args:
         slo: percentage of requests that shall succeed.
-        timeout_s: of the workers, less than a day.
+        timeout_s: of the workers, 0 for none.
         job: whose every target is a server.
     """
     return [*CALM, *_burning(slo), *_missing(job), *WORKER_CASES, _stuck(timeout_s), *LOAD]
@@ -379,18 +378,19 @@ WORKER_CASES = (
 
 
 def _stuck(timeout_s: int) -> Case:
+    days = 2 + timeout_s // DAY_S
     return _case(
         "A worker of sick is stuck, that of well waits for its timeout. Both clocks are years off.",
         "20m",
-        _heartbeat(SICK, f"{NOW_S - DAY_S}+60x40"),
+        _heartbeat(SICK, f"{NOW_S - days * DAY_S}+60x40"),
         _heartbeat(WELL, f"{NOW_S - (timeout_s or 60)}+60x40"),
         firing=(
             Firing(
                 "GunicornHeartbeatStale",
                 SICK,
                 "A worker of sick:9464 (pods) is stuck and not replaced",
-                "A worker of sick:9464 (pods) has given no sign of life for 1d 0h 0m 0s, and the "
-                "master has not replaced it.",
+                f"A worker of sick:9464 (pods) has given no sign of life for {days}d 0h 0m 0s, and "
+                "the master has not replaced it.",
             ),
         ),
     )

@@ -64,10 +64,10 @@ def test_the_tests_pass(directory: Path) -> None:
 
 
 @pytest.mark.real_parts
-@pytest.mark.parametrize("slo", ["95", "99.99999"])
-def test_the_tests_pass_for_another_configuration(tmp_path: Path, slo: str) -> None:
+@pytest.mark.parametrize(("slo", "timeout"), [("95", 0), ("99.99999", 86400)])
+def test_the_tests_pass_for_another_configuration(tmp_path: Path, slo: str, timeout: int) -> None:
     """The objective, the timeout and the job of a configuration are in rules and tests alike."""
-    emitted_alerts(tmp_path, "shop:app", f"--slo={slo}", "--timeout=0")
+    emitted_alerts(tmp_path, "shop:app", f"--slo={slo}", f"--timeout={timeout}")
     descriptions = [rule["annotations"]["description"] for rule in rules_of(tmp_path / ALERTS)]
     assert any(f" {slo}% are to succeed" in " ".join(text.split()) for text in descriptions)
     assert 'up{job="shop"}' in (tmp_path / RULES).read_text()

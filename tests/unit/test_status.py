@@ -368,6 +368,12 @@ def test_starting_and_stopping(scene: Scene) -> None:
     assert scene.document()["master"]["workers_target"] == 0
 
 
+def test_a_server_that_wants_no_worker_is_degraded(scene: Scene) -> None:
+    """Nothing is going to start there."""
+    scene.board.set_master(Master.TARGET, 0)
+    assert scene.health() == ("degraded", "no worker has booted")
+
+
 def test_a_server_whose_workers_are_gone_is_degraded(scene: Scene) -> None:
     """No worker at all, where there was one, is not a start."""
     scene.start(0, 1)
@@ -446,7 +452,7 @@ def test_busy(scene: Scene) -> None:
     be_busy(worker, scene.clock.now)
     assert scene.health()[0] == "healthy"
     scene.pass_time(16)
-    assert scene.health() == ("busy", "100% of the capacity is in use")
+    assert scene.health() == ("busy", "100% of the capacity is in use now")
 
 
 def test_no_server(tmp_path: Path) -> None:
