@@ -39,8 +39,9 @@ RESTART_PAUSE_S = 1.0
 # prometheus_client pushes and serves with these, which we never let it do. They are
 # more than itself, and what the master imports after a fork it no longer shares.
 UNUSED_BY_US = ("http.server", "urllib.request", "wsgiref.simple_server")
-# The server takes half a second at the most to finish what it has begun.
-STOP_WAIT_S = 1.0
+# The server takes two seconds at the most to finish what it has begun, and on a busy machine
+# gets them late.
+STOP_WAIT_S = 5.0
 POLL_S = 0.01
 # The descriptor of a file with the last minutes, from a master to the one that replaces it.
 HISTORY = "GUNICORN_PROM_HISTORY_FD"

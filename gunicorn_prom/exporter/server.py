@@ -40,7 +40,8 @@ WRITE_TIMEOUT_S = 10.0
 LINGER_TIMEOUT_S = 2.0
 LINGER_BYTES = 4 * 1024 * 1024
 TURN_S = 0.5
-DRAIN_S = 0.5
+# At the end: for who has begun to ask, and for who has connected and said nothing.
+DRAIN_S, SILENT_DRAIN_S = 2.0, 0.5
 ACCEPTS_PER_TURN = 64
 CHUNK_BYTES = 65536
 END_OF_HEADERS = b"\r\n\r\n"
@@ -108,10 +109,14 @@ class Server:
         self._selector.unregister(self._lifeline)
         self._selector.unregister(self.listener)
         self.listener.close()
-        end = time.monotonic() + DRAIN_S
-        while self._connections and time.monotonic() < end:
+        told = time.monotonic()
+        while self._connections and time.monotonic() - told < self._drain_s():
             self._turn()
         self.close()
+
+    def _drain_s(self) -> float:
+        has_begun = any(c.received or c.request is not None for c in self._connections.values())
+        return DRAIN_S if has_begun else SILENT_DRAIN_S
 
     def _turn(self) -> bool:
         """Wait for something to do, half a second at the most, and do it.
