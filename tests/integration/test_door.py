@@ -150,14 +150,14 @@ class DoorServer:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
-    def connect(self, timeout_s: float = 10.0) -> socket.socket:
+    def connect(self, timeout_s: float = DEADLINE_S) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout_s)
 
     def tls(
         self,
         pair: tuple[Path, Path] | None = None,
         version: ssl.TLSVersion | None = None,
-        timeout_s: float = 10.0,
+        timeout_s: float = DEADLINE_S,
     ) -> ssl.SSLSocket:
         """Connect with TLS, with a client's certificate or without."""
         context = ssl.create_default_context(cafile=self._certificates.ours.file)

@@ -22,6 +22,7 @@ import pytest
 from tests.integration.test_door import Authority
 from tests.real_parts import find_program
 from tests.support import (
+    DEADLINE_S,
     Metrics,
     Response,
     Server,
@@ -106,9 +107,9 @@ class Visitor:
         """Send one request."""
         address = ("127.0.0.1", self.server.metrics_port)
         connection = (
-            http.client.HTTPConnection(*address, timeout=10)
+            http.client.HTTPConnection(*address, timeout=DEADLINE_S)
             if self._context is None
-            else http.client.HTTPSConnection(*address, timeout=10, context=self._context)
+            else http.client.HTTPSConnection(*address, timeout=DEADLINE_S, context=self._context)
         )
         headers = {"Authorization": self._credentials} if self._credentials else {}
         with contextlib.closing(connection):
@@ -142,7 +143,7 @@ class Visitor:
         assert self._context is not None
         address = ("127.0.0.1", self.server.metrics_port)
         with (
-            socket.create_connection(address, 10) as plain,
+            socket.create_connection(address, DEADLINE_S) as plain,
             self._context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
         ):
             return client.getpeercert(binary_form=True) or b""
