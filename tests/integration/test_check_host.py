@@ -45,7 +45,7 @@ def check(
 def found(entries: list[dict[str, Any]], status: str) -> tuple[str, str]:
     """Return detail and hint of the one thing that was found."""
     (entry,) = entries
-    assert entry["status"] == status, entry
+    assert entry["status"] == status, str(entry)
     return entry["detail"], entry["hint"]
 
 
