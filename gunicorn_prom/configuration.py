@@ -104,6 +104,8 @@ class _Parser(argparse.ArgumentParser):
         Gunicorn gives those of GUNICORN_CMD_ARGS; what stands there is remembered.
         """
         if args is None:
+            if self._cfg.takes_several:  # argparse takes those in one row otherwise
+                return self.parse_intermixed_args(self._cfg.arguments, namespace)
             return super().parse_args(self._cfg.arguments, namespace)
         try:
             parsed = super().parse_args(args, namespace)
@@ -141,6 +143,8 @@ class _Parser(argparse.ArgumentParser):
 
 class _Config(Config):
     """Gunicorn's configuration, with our parser and a name in every error."""
+
+    takes_several = False
 
     def __init__(
         self, prog: str, arguments: list[str], further_options: Iterable[str] = ()
@@ -191,11 +195,14 @@ class Configuration(WSGIApplication):
         app_uri: the application, None: none is named.
         config_file: the configuration file that was read, or `python:MODULE`; None for none.
         file_variables: what stands in it, by name.
+        takes_several: whether more may be named than the application, options between them.
 
     Raises:
         GunicornPromError: the configuration is invalid.
         SystemExit: after `--version`.
     """
+
+    takes_several = False
 
     def __init__(
         self,
@@ -231,6 +238,7 @@ class Configuration(WSGIApplication):
     def load_default_config(self) -> None:
         """Begin with the defaults."""
         self.cfg = _Config(self._program, self._arguments, self._further_options)
+        self.cfg.takes_several = self.takes_several
 
     def init(self, parser: Any, opts: Any, args: Any) -> Any:
         """Take the application's name from the command line, and remember the options."""

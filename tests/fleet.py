@@ -22,7 +22,7 @@ from urllib.parse import quote
 from gunicorn_prom.fleet.alert_rules import alerts
 from gunicorn_prom.settings import DEFAULT_BUCKETS
 from tests.alertmanager import Alertmanager, running_alertmanager
-from tests.fleet_rules import FILES, emit, hurried, in_seconds, other_ways
+from tests.fleet_rules import RULES, emit, hurried, in_seconds, other_ways
 from tests.ledger import memory_cgroup, running_in
 from tests.load import Masters
 from tests.prometheus import ask, prometheus_on
@@ -368,9 +368,8 @@ def _started(directory: Path, member: Member) -> Iterator[Server]:
 def _write_rules(directory: Path) -> None:
     """Emit the rules and make minutes of them seconds."""
     emit(directory, "alerts", "--name=shop", f"--slo={SLO}", f"--timeout={TIMEOUT_S}")
-    for name in FILES[:2]:
-        path = directory / name
-        path.write_text(hurried(path.read_text(), FACTOR))
+    path = directory / RULES
+    path.write_text(hurried(path.read_text(), FACTOR))
 
 
 def _write_configuration(directory: Path, alertmanager: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tests.prometheus import query
 from tests.support import run_to_end
 
-FILES = ("gunicorn-prom-rules.yml", "gunicorn-prom-alerts.yml", "gunicorn-prom-tests.yml")
+RULES, TESTS = "gunicorn-prom-rules.yml", "gunicorn-prom-tests.yml"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION = re.compile(r"(\[|\bfor: |\binterval: )([0-9]+[smhd])\b")
 
@@ -18,7 +18,7 @@ DURATION = re.compile(r"(\[|\bfor: |\binterval: )([0-9]+[smhd])\b")
 def emitted_alerts(directory: Path, *options: str) -> dict[str, str]:
     """Emit the alerts with their rules and tests into a directory; return texts by file."""
     emit(directory, "alerts", *options)
-    return {name: (directory / name).read_text() for name in FILES}
+    return {name: (directory / name).read_text() for name in (RULES, TESTS)}
 
 
 def emit(directory: Path, kind: str, *options: str) -> None:

@@ -22,7 +22,7 @@ ABOUT = """\
 Make files for the fleet: gunicorn-prom emit podmonitor app:app -c gunicorn.conf.py
 
 Takes every option of `gunicorn-prom run` besides its own: addresses, paths, TLS, probes, grace
-periods and resources follow the configuration. Prints the files, or writes them with -o.
+periods and resources follow the configuration. Prints the file, or writes all of them with -o.
 """
 PERCENT = 100.0
 
@@ -51,6 +51,7 @@ class _Asked(ReadConfiguration):
         kind: "" where none is.
     """
 
+    takes_several = True
     kind = ""
 
     def init(self, parser: Any, opts: Any, args: Any) -> Any:
@@ -105,7 +106,7 @@ def _main(arguments: list[str]) -> None:
         _tell_what_no_image_has(plan)
     os.chdir(plan.directory)  # what is configured may have led elsewhere
     if options.output is None:
-        _print(files)
+        _print(*files)
     else:
         _write(files, Path(options.output), is_forced=options.force)
 
@@ -137,11 +138,12 @@ def _tell_what_no_image_has(plan: Plan) -> None:
         print(f"note: put {file} into the image, for it is not in {image}", file=sys.stderr)
 
 
-def _print(files: list[File]) -> None:
-    for number, file in enumerate(files):
-        if len(files) > 1:
-            print(f"{'' if number == 0 else chr(10)}# file: {file.name}")
-        print(file.text, end="")
+def _print(main: File, *others: File) -> None:
+    """Print one file, so that it can be redirected, and say which ones belong to it."""
+    if others:
+        names = ", ".join(file.name for file in others)
+        print(f"note: this is {main.name}; -o DIR writes it with {names}", file=sys.stderr)
+    print(main.text, end="")
 
 
 def _write(files: list[File], directory: Path, *, is_forced: bool) -> None:

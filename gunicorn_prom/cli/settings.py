@@ -46,6 +46,8 @@ class _Asked(ReadConfiguration):
         names: of the settings that are.
     """
 
+    takes_several = True
+
     def init(self, parser: Any, opts: Any, args: Any) -> Any:
         """Take what is no name of a setting for the application."""
         known = _names()

@@ -16,44 +16,39 @@ from gunicorn_prom.fleet.alert_tests import Case, Firing, cases
 from gunicorn_prom.fleet.plan import File, Plan
 from gunicorn_prom.fleet.text import exact, head, indented, quoted
 
-__all__ = ["ALERTS", "RULES", "files"]
+__all__ = ["RULES", "files"]
 
-ALERTS, RULES, TESTS = (f"gunicorn-prom-{name}.yml" for name in ("alerts", "rules", "tests"))
+RULES, TESTS = "gunicorn-prom-rules.yml", "gunicorn-prom-tests.yml"
 WIDTH = 88
 SERVER = "{{ $labels.instance }} ({{ $labels.job }})"
 
 
 def files(plan: Plan) -> list[File]:
-    """Make the alerts, the rules that they need, and the tests of both.
+    """Make the alerts with the rules that they need, and the tests of both.
 
     Raises:
         UsageError: the objective is one that no alert can watch.
     """
     found = alerts(plan.slo, plan.timeout_s)
     return [
-        File(ALERTS, _alerts_text(found, plan)),
-        File(RULES, _rules_text(plan)),
+        File(RULES, _rules_text(found, plan)),
         File(TESTS, _tests_text({alert.name: alert for alert in found}, plan)),
     ]
 
 
-def _alerts_text(found: list[Alert], plan: Plan) -> str:
+def _rules_text(found: list[Alert], plan: Plan) -> str:
     about = head(
         "alerts",
-        f"Alerts of servers run by gunicorn-prom; they need {RULES} too. Those of the error",
-        f"budget are for an objective of {exact(plan.slo)} % of the requests.",
+        "Alerts of servers run by gunicorn-prom, and what they and the dashboard ask for often.",
+        f"Those of the error budget are for an objective of {exact(plan.slo)} % of the requests.",
         "severity page: somebody must look now; ticket: on the next working day.",
         "The label `server` is there only where one sidecar exports several servers.",
     )
-    return about + "groups:\n" + _group("gunicorn-prom-alerts", map(_alert, found))
-
-
-def _rules_text(plan: Plan) -> str:
-    about = head("alerts", f"What {ALERTS} and the dashboard ask for often.")
     objective, servers = objective_records(), server_records(plan.job)
     groups = (
         _group("gunicorn-prom-objective", map(_record, objective), OBJECTIVE_INTERVAL),
         _group("gunicorn-prom-servers", map(_record, servers)),
+        _group("gunicorn-prom-alerts", map(_alert, found)),
     )
     return about + "groups:\n" + "\n".join(groups)
 
@@ -103,7 +98,7 @@ def _folded(text: str) -> str:
 
 def _tests_text(found: dict[str, Alert], plan: Plan) -> str:
     about = head("alerts", f"Tests of the rules beside it: promtool test rules {TESTS}")
-    rules = f"rule_files: [{RULES}, {ALERTS}]\nevaluation_interval: 1m\n\ntests:\n"
+    rules = f"rule_files: [{RULES}]\nevaluation_interval: 1m\n\ntests:\n"
     tests = [_test(case, found) for case in cases(plan.slo, plan.timeout_s, plan.job)]
     return about + rules + "\n".join(indented(test, 2) for test in tests)
 

@@ -97,11 +97,11 @@ def files(plan: Plan) -> list[File]:
             "leave it out here; docs/sidecar.md tells how to export from beside",
         )
     # The tests of the rules are for a person, and Prometheus would take them for rules.
-    rules = [file for file in alerts.files(plan) if file.name in (alerts.RULES, alerts.ALERTS)]
+    rules, *_ = alerts.files(plan)
     return [
         File("compose.yaml", _compose(plan)),
         File(f"{FOLDER}/prometheus/prometheus.yml", _prometheus(plan)),
-        *(File(f"{FOLDER}/prometheus/{file.name}", file.text) for file in rules),
+        File(f"{FOLDER}/prometheus/{rules.name}", rules.text),
         File(f"{FOLDER}/alertmanager/alertmanager.yml", head("compose") + ROUTES),
         File(f"{FOLDER}/grafana/provisioning/datasources/prometheus.yml", DATASOURCE),
         File(f"{FOLDER}/grafana/provisioning/dashboards/gunicorn-prom.yml", DASHBOARDS),

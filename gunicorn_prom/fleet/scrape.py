@@ -1,7 +1,7 @@
 """The kind `scrape`: a Prometheus configuration."""
 
 from gunicorn_prom.errors import UsageError
-from gunicorn_prom.fleet.alerts import ALERTS, RULES
+from gunicorn_prom.fleet.alerts import RULES
 from gunicorn_prom.fleet.plan import Bind, File, Plan
 from gunicorn_prom.fleet.text import commented, head, indented, quoted
 
@@ -92,7 +92,6 @@ global:
 # Made by `gunicorn-prom emit alerts`, beside this file.
 rule_files:
   - {RULES}
-  - {ALERTS}
 
 """
 

@@ -11,12 +11,11 @@ import yaml
 
 from gunicorn_prom.fleet.alert_rules import alerts
 from gunicorn_prom.metrics import FAMILIES
-from tests.fleet_rules import FILES, emitted_alerts
+from tests.fleet_rules import RULES, TESTS, emitted_alerts
 from tests.incidents import INCIDENTS
 from tests.real_parts import find_program
 from tests.support import ROOT, run_to_end
 
-RULES, ALERTS, TESTS = FILES
 DECLARED = {alert.name: alert for alert in alerts(99.9, 30)}
 DOCUMENTATION = (ROOT / "docs" / "alerts.md").read_text()
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^#|\Z)", DOCUMENTATION, re.M | re.S))
@@ -50,11 +49,16 @@ def rules_of(path: Path) -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
+def alerts_of(path: Path) -> list[dict[str, Any]]:
+    return [rule for rule in rules_of(path) if "alert" in rule]
+
+
 @pytest.mark.real_parts
 def test_promtool_accepts_the_rules(directory: Path) -> None:
     """Every rule is one that Prometheus would load."""
-    out = promtool(directory, "check", "rules", RULES, ALERTS)
-    assert f"{len(DECLARED)} rules found" in out
+    out = promtool(directory, "check", "rules", RULES)
+    assert f"{len(rules_of(directory / RULES))} rules found" in out
+    assert len(alerts_of(directory / RULES)) == len(DECLARED)
 
 
 @pytest.mark.real_parts
@@ -68,7 +72,7 @@ def test_the_tests_pass(directory: Path) -> None:
 def test_the_tests_pass_for_another_configuration(tmp_path: Path, slo: str, timeout: int) -> None:
     """The objective, the timeout and the job of a configuration are in rules and tests alike."""
     emitted_alerts(tmp_path, "shop:app", f"--slo={slo}", f"--timeout={timeout}")
-    descriptions = [rule["annotations"]["description"] for rule in rules_of(tmp_path / ALERTS)]
+    descriptions = [rule["annotations"]["description"] for rule in alerts_of(tmp_path / RULES)]
     assert any(f" {slo}% are to succeed" in " ".join(text.split()) for text in descriptions)
     assert 'up{job="shop"}' in (tmp_path / RULES).read_text()
     promtool(tmp_path, "test", "rules", TESTS)
@@ -118,7 +122,7 @@ def test_every_alert_has_its_incident() -> None:
 @pytest.mark.parametrize("name", DECLARED)
 def test_an_alert_says_what_to_do(directory: Path, name: str) -> None:
     """It has a severity, names whom it is about, and its page explains it."""
-    (rule,) = [rule for rule in rules_of(directory / ALERTS) if rule["alert"] == name]
+    (rule,) = [rule for rule in alerts_of(directory / RULES) if rule["alert"] == name]
     assert rule["labels"]["severity"] in ("page", "ticket")
     told = rule["annotations"]
     assert "{{ $labels." in told["summary"]
@@ -133,11 +137,11 @@ def test_the_page_has_no_other_alerts() -> None:
     assert list(SECTIONS) == list(DECLARED)
 
 
-@pytest.mark.parametrize("file", [RULES, ALERTS])
-def test_rules_ask_for_what_is_there(directory: Path, file: str) -> None:
+def test_rules_ask_for_what_is_there(directory: Path) -> None:
     """Every series in an expression is a family of ours, a recorded one, or Prometheus's own."""
-    recorded = {rule["record"] for rule in rules_of(directory / RULES)}
-    for rule in rules_of(directory / file):
+    rules = rules_of(directory / RULES)
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    for rule in rules:
         promql_parser.parse(rule["expr"])
         # What stands in braces and in strings is no series.
         bare = re.sub(r"\{[^}]*\}", "", rule["expr"])

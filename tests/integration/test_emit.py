@@ -89,13 +89,29 @@ def test_one_file_is_printed(tmp_path: Path) -> None:
     assert kinds == ["Deployment", "Service", "PodMonitor"]
 
 
-def test_several_are_printed_with_their_names(tmp_path: Path) -> None:
-    """A comment before each says which file it would be."""
-    done = emit(tmp_path, "systemd", "shop:app")
-    assert re.findall(r"^# file: (.*)$", done.stdout, re.MULTILINE) == [
-        "shop.service",
-        "shop.socket",
-    ]
+@pytest.mark.parametrize("kind", ["alerts", "compose", "systemd"])
+def test_of_several_the_first_is_printed(tmp_path: Path, kind: str) -> None:
+    """It can be redirected as well, and stderr names those that belong to it."""
+    done = emit(tmp_path, kind, "shop:app")
+    made = emit(tmp_path, kind, "shop:app", "-o", "made").stdout.splitlines()
+    first, *others = [str(Path(path).relative_to("made")) for path in made]
+    assert done.stdout == (tmp_path / "made" / first).read_text()
+    assert done.stderr == f"note: this is {first}; -o DIR writes it with {', '.join(others)}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dockerfile", "shop:app", "--workers=3", "--preload"),
+        ("dockerfile", "--workers=3", "shop:app", "--preload"),
+        ("--workers=3", "dockerfile", "--preload", "shop:app"),
+        ("--workers=3", "--preload", "dockerfile", "shop:app"),
+    ],
+)
+def test_options_may_stand_anywhere(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Before the kind, between it and the application, and behind both."""
+    done = emit(tmp_path, *arguments)
+    assert 'CMD ["shop:app", "--workers=3", "--preload"]' in done.stdout, done.stderr
 
 
 def test_files_are_written_and_never_overwritten(tmp_path: Path) -> None:
@@ -215,6 +231,11 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert 'CMD ["app:app", "--workers=3"]' in done.stdout
 
 
+def notes(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what is on stderr besides the names of further files."""
+    return [line for line in done.stderr.splitlines() if not line.startswith("note: this is ")]
+
+
 @pytest.mark.parametrize("kind", ["dockerfile", "compose", "podmonitor"])
 def test_a_container_starts_where_the_server_does(tmp_path: Path, kind: str) -> None:
     """--chdir goes with the image that has it, beside what is to be installed; else it is told."""
@@ -222,14 +243,14 @@ def test_a_container_starts_where_the_server_does(tmp_path: Path, kind: str) -> 
     (project / "src").mkdir(parents=True)
     (project / "requirements.txt").touch()
     done = emit(project, kind, "shop:app", "--chdir=src")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, notes(done)) == (0, [])
     assert "--chdir=src" in done.stdout
     assert kind != "dockerfile" or "COPY requirements.txt ." in done.stdout
     done = emit(project, kind, "shop:app", f"--chdir={tmp_path}")
-    assert done.stderr == (
+    assert notes(done) == [
         f"note: --chdir {tmp_path} is left out, for it is not in {project}, of which the image "
-        "is made\n"
-    )
+        "is made"
+    ]
     assert "chdir" not in done.stdout
 
 
@@ -244,7 +265,7 @@ def test_a_configuration_file_that_no_image_has_is_told(tmp_path: Path, kind: st
     )
     for named in (str(file), "../conf.py"):
         done = emit(project, kind, "shop:app", "-c", named)
-        assert done.stderr.splitlines() == [note] * (kind != "systemd")
+        assert notes(done) == [note] * (kind != "systemd")
         assert f"--config={file}" in done.stdout
 
 

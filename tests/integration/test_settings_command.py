@@ -172,7 +172,7 @@ def test_a_setting_is_described(project: Path, asked: str) -> None:
 
 def test_several_settings_and_an_application(project: Path) -> None:
     """Names stand among the application and its options in any order."""
-    shown = entries(project, "-w4", "timeout", "some:app", "wsgi_app", "workers")
+    shown = entries(project, "timeout", "-w4", "some:app", "wsgi_app", "--preload", "workers")
     assert list(shown) == ["timeout", "wsgi_app", "workers"]
     assert [entry["value"] for entry in shown.values()] == [60, "some:app", 4]
     # A module of that name.
