@@ -81,8 +81,8 @@ class PrometheusArbiter(Arbiter):
     _vitals_due = 0.0
     # What was last told of where we listen, and on which board.
     _published: tuple[float, list[Listener], str] | None = None
-    # The age of the last worker before a reload that has not shown its first one yet.
-    _reload_age: int | None = None
+    # The age of the last worker before those of which one is to boot for the server to be ready.
+    _awaited_age: int | None = None
     _failed_places: frozenset[str] = frozenset()
     log: Any
     WORKERS: dict[int, Any]  # type: ignore[misc]  # typed as a class variable elsewhere
@@ -510,7 +510,7 @@ class PrometheusArbiter(Arbiter):
         self._is_folding = True
         try:
             with self._tolerated("slots"):
-                self._end_reload()
+                self._end_wait()
                 # A copy: up to Gunicorn 23 the handler of SIGCHLD may remove one meanwhile.
                 living = list(self.WORKERS.values()) if workers is None else workers
                 self._roster.retire_missing(living, self._exit_reason)
@@ -522,6 +522,8 @@ class PrometheusArbiter(Arbiter):
         with self._tolerated("ledger"):
             assert self._oom_kills is not None  # made with the state
             reason = exit_reason(worker, worker.exit_status, gauges, self._oom_kills.claim)
+            if gauges[Gauge.LEAVING]:  # of itself, and another one comes
+                self._stay_ready()
         with self._tolerated("autopsy"):
             if self._autopsies is not None:
                 self._autopsies.gone(worker, gauges)
@@ -575,22 +577,24 @@ class PrometheusArbiter(Arbiter):
                 board.set_vital(slot, vital, value)
 
     def _stay_ready(self) -> None:
-        """Have the server count as ready until a worker of the reload has booted."""
+        """Have the server count as ready until a worker that is yet to be forked has booted."""
         assert self._state is not None
         assert self._roster is not None
         slots = self._roster.owners()
-        if any(board.gauges(slot)[Gauge.BOOTED_TIME] for board, slot, _ in slots):
+        has_booted = any(board.gauges(slot)[Gauge.BOOTED_TIME] for board, slot, _ in slots)
+        # Or a reload has ended those workers that the last one had started.
+        if has_booted or self._awaited_age is not None:
             until = time.monotonic() + self.cfg.timeout + self.cfg.graceful_timeout
             self._state.board.set_master(Master.READY_UNTIL, until)
-            self._reload_age = self.worker_age
+            self._awaited_age = self.worker_age
 
-    def _end_reload(self) -> None:
+    def _end_wait(self) -> None:
         """End what `_stay_ready` has begun."""
-        if self._reload_age is None or self._state is None or self._roster is None:
+        if self._awaited_age is None or self._state is None or self._roster is None:
             return
         for board, slot, worker in self._roster.owners():
-            if worker.age > self._reload_age and board.gauges(slot)[Gauge.BOOTED_TIME]:
-                self._reload_age = None
+            if worker.age > self._awaited_age and board.gauges(slot)[Gauge.BOOTED_TIME]:
+                self._awaited_age = None
                 self._state.board.set_master(Master.READY_UNTIL, 0.0)
                 return
 

@@ -87,7 +87,7 @@ def does_not_import(setup: Setup) -> Iterator[Problem]:
     """Find an application that cannot be imported as a worker would import it.
 
     Every worker fails as it boots, and the server ends with exit code 3 or 4. Where the import
-    hangs, the master kills the workers one after the other and nothing is ever served.
+    hangs, nothing is ever served: the timeout counts from the boot on.
 
     Name the application as MODULE:NAME from the directory in which the module lies, or give
     that with `--chdir`; `--pythonpath` adds further ones. Run the check with the Python of the

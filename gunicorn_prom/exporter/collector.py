@@ -23,6 +23,7 @@ from gunicorn_prom.app_directory import APP
 from gunicorn_prom.exporter.app_collector import Reader as AppReader
 from gunicorn_prom.exporter.app_collector import reserved_names
 from gunicorn_prom.exporter.backlog import Backlog, Queue
+from gunicorn_prom.exporter.health import target
 from gunicorn_prom.metrics import Family
 from gunicorn_prom.processes import Processes, ProcessFacts, pid_namespace
 from gunicorn_prom.reader import ServerReading, Worker
@@ -228,7 +229,7 @@ class ServerCollector:
         names = [OVERFLOW_FAMILIES[table.name] for table in keys.TABLES]
         counts = [server.totals.fixed[LAYOUT.overflow[table.name]] for table in keys.TABLES]
         yield _fixed(metrics.SERIES_OVERFLOW, names, counts)
-        yield _single(metrics.WORKERS_TARGET, sum(target(m.reading.master) for m in server.masters))
+        yield _single(metrics.WORKERS_TARGET, target(server))
         if not server.masters:
             return
         board, newest = server.masters[-1]
@@ -403,11 +404,6 @@ class LabelledCollector:
                 ]
         yield is_there
         yield from families.values()
-
-
-def target(master: list[float]) -> float:
-    """Return how many workers a master means to keep, by the cells of `Master`."""
-    return 0.0 if master[Master.STOPPING] else master[Master.TARGET]
 
 
 def _duration_cells(worker: Worker, buckets: Sequence[float]) -> list[float]:

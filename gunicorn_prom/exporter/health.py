@@ -13,6 +13,8 @@ __all__ = [
     "has_died",
     "liveness_problem",
     "readiness_problem",
+    "target",
+    "target_of",
 ]
 
 # Gunicorn's loop turns once a second.
@@ -33,17 +35,32 @@ def liveness_problem(server: ServerReading) -> str:
 def _stuck(master: MasterReading) -> str:
     reading = master.reading
     age = reading.time - reading.master[Master.HEARTBEAT]
-    if age <= HEARTBEAT_LIMIT_S or reading.time <= reading.master[Master.GRACE_UNTIL]:
-        return ""
     if has_died(master):
         return f"the master (pid {master.board.meta['pid']}) has died, its workers are left"
+    if age <= HEARTBEAT_LIMIT_S or reading.time <= reading.master[Master.GRACE_UNTIL]:
+        return ""
     return f"the master's loop has not turned for {age:.0f} s"
 
 
 def has_died(master: MasterReading) -> bool:
     """Tell whether a master is gone whose workers still hold its board; as far as pids are seen."""
-    meta = master.board.meta
-    return meta["pid_namespace"] == pid_namespace() and not Path(f"/proc/{meta['pid']}").exists()
+    board, reading = master
+    # A pid that is not seen says nothing of a master whose heart beats.
+    if reading.time - reading.master[Master.HEARTBEAT] <= HEARTBEAT_LIMIT_S:
+        return False
+    is_of_here = board.meta["pid_namespace"] == pid_namespace()
+    return is_of_here and not Path(f"/proc/{board.meta['pid']}").exists()
+
+
+def target_of(master: MasterReading) -> int:
+    """Return how many workers a master means to keep."""
+    cells = master.reading.master
+    return 0 if cells[Master.STOPPING] or has_died(master) else int(cells[Master.TARGET])
+
+
+def target(server: ServerReading) -> int:
+    """Return how many workers all masters of a server mean to keep."""
+    return sum(map(target_of, server.masters))
 
 
 def readiness_problem(server: ServerReading) -> str:
@@ -55,10 +72,12 @@ def readiness_problem(server: ServerReading) -> str:
         return "shutting down"
     for worker in server.workers:
         gauges = worker.slot.gauges
-        is_serving = gauges[Gauge.BOOTED_TIME] and gauges[Gauge.STATE] == State.RUNNING
-        if is_serving and worker.board.meta["master"] not in stopping:
+        # One that leaves of itself is replaced; meanwhile clients wait.
+        is_leaving = gauges[Gauge.LEAVING] and gauges[Gauge.STATE] == State.QUITTING
+        is_serving = is_leaving or gauges[Gauge.STATE] == State.RUNNING
+        if gauges[Gauge.BOOTED_TIME] and is_serving and worker.board.meta["master"] not in stopping:
             return ""
-    # Gunicorn ends the old workers before the new ones are up; meanwhile clients wait.
+    # So they do where the old workers have gone before the new ones are up.
     if any(m.reading.time <= m.reading.master[Master.READY_UNTIL] for m in server.masters):
         return ""
     return "no worker has booted"

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from gunicorn_prom import __version__, keys
 from gunicorn_prom.autopsy import Autopsy, read_autopsies
 from gunicorn_prom.exporter.backlog import Queue
-from gunicorn_prom.exporter.collector import LAYOUT, Reads, ServerCollector, target
+from gunicorn_prom.exporter.collector import LAYOUT, Reads, ServerCollector
+from gunicorn_prom.exporter.health import target, target_of
 from gunicorn_prom.exporter.history import (
     INTERVAL_S,
     Change,
@@ -277,7 +278,7 @@ def _master(server: ServerReading, found: MasterReading) -> dict[str, Any]:
         "worker_class": worker_classes[int(reading.master[Master.WORKER_CLASS])][0],
         "start_time": reading.master[Master.START_TIME],
         "heartbeat_age_s": _age_s(reading.master[Master.HEARTBEAT], reading.time),
-        "workers_target": int(target(reading.master)),
+        "workers_target": target_of(found),
         "stopping": bool(reading.master[Master.STOPPING]),
         "reloads": int(server.totals.fixed[LAYOUT.reloads]),
     }
@@ -327,7 +328,7 @@ def _totals(scene: _Scene, facts: Facts) -> dict[str, Any]:
         "backlog": scene.backlog,
         "workers": {
             "running": sum(state in SERVING for state in states),
-            "target": int(sum(target(found.reading.master) for found in server.masters)),
+            "target": target(server),
             **{state: states.count(state) for state in ("booting", *SERVING)},
             "leaving": sum(state not in ("booting", *SERVING) for state in states),
         },

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from gunicorn_prom.exporter.collector import LAYOUT, target
+from gunicorn_prom.exporter.collector import LAYOUT
 from gunicorn_prom.exporter.health import (
     MANY_ERRORS,
     NEARLY_FULL,
     has_died,
     liveness_problem,
     readiness_problem,
+    target,
 )
 from gunicorn_prom.exporter.history import Change, Point
 from gunicorn_prom.reader import ServerReading, Worker
@@ -83,7 +84,7 @@ class Judge:
         Args:
             states: as `worker_states` returns them.
         """
-        if _serving(states) >= _target(server):
+        if _serving(states) >= target(server):
             self._missing_since = None
         elif self._missing_since is None:
             self._missing_since = time.monotonic()
@@ -104,16 +105,16 @@ class Judge:
             backlog: connections that wait now.
         """
         dead, unready = liveness_problem(server), readiness_problem(server)
-        # A pid that is not seen says nothing of a master whose heart beats.
-        if dead and all(has_died(found) for found in server.masters):
+        overdue, troubles = self._overdue(server), self._troubles(server, states, change)
+        if dead and all(map(has_died, server.masters)):
             word, reason = "down", dead
         elif all(found.reading.master[Master.STOPPING] for found in server.masters):
             word, reason = "stopping", unready
         elif dead or _are_all_stuck(states):
             word, reason = "stuck", dead or "every worker is stuck"
-        elif unready and _target(server) and not _has_ever_booted(server):
+        elif unready and target(server) and not _has_ever_booted(server) and not overdue:
             word, reason = "starting", unready
-        elif trouble := unready or next(self._troubles(server, states, change), ""):
+        elif trouble := (unready and unready + overdue) or next(troubles, ""):
             word, reason = "degraded", trouble
         elif load := next(_loads(change, points, backlog), ""):
             word, reason = "busy", load
@@ -121,18 +122,25 @@ class Judge:
             word, reason = "healthy", _how_many(server, states)
         return {"word": word, "reason": reason, "live": not dead, "ready": not unready}
 
+    def _overdue(self, server: ServerReading) -> str:
+        """Say for how long workers are missing, "" where that is no longer than a boot."""
+        if self._missing_since is None:
+            return ""
+        missing_s = time.monotonic() - self._missing_since
+        return f" since {missing_s:.0f} s" if missing_s > _boot_may_take_s(server) else ""
+
     def _troubles(
         self, server: ServerReading, states: Sequence[str], change: Change | None
     ) -> Iterator[str]:
+        for master in filter(has_died, server.masters):
+            yield f"the master (pid {master.board.meta['pid']}) has died, its workers are left"
         stuck = states.count("stuck")
-        if not _serving(states) and _target(server):
+        if not _serving(states) and target(server):
             yield _how_many(server, states)
         if stuck:
-            yield f"{stuck} of {_workers(_target(server))} stuck"
-        if self._missing_since is not None:
-            missing_s = time.monotonic() - self._missing_since
-            if missing_s > _boot_may_take_s(server):
-                yield f"{_how_many(server, states)} since {missing_s:.0f} s"
+            yield f"{stuck} of {_workers(target(server))} stuck"
+        if overdue := self._overdue(server):
+            yield _how_many(server, states) + overdue
         if change is None:
             return
         exits = {
@@ -169,17 +177,13 @@ def _boot_may_take_s(server: ServerReading) -> float:
     return max(found.reading.master[Master.TIMEOUT] for found in server.masters) or BOOT_S
 
 
-def _target(server: ServerReading) -> int:
-    return int(sum(target(found.reading.master) for found in server.masters))
-
-
 def _serving(states: Sequence[str]) -> int:
     return sum(state in SERVING for state in states)
 
 
 def _how_many(server: ServerReading, states: Sequence[str]) -> str:
     able = _serving(states) - states.count("stuck")
-    return f"{able} of {_workers(_target(server))} serve{'s' if able == 1 else ''}"
+    return f"{able} of {_workers(target(server))} serve{'s' if able == 1 else ''}"
 
 
 def _workers(count: int) -> str:

@@ -350,6 +350,57 @@ def app(environ, start_response):
 """
 
 
+# Each worker waits in the import for its own file to go.
+AGES = """
+import os
+
+
+def post_fork(server, worker):
+    os.environ["AGE"] = str(worker.age)
+"""
+SLOW_BY_AGE = SLOW_TO_BOOT.replace("import time", "import os, time").replace(
+    '"slow"', '"slow." + os.environ["AGE"]'
+)
+
+
+def test_reload_upon_reload_stays_ready(tmp_path: Path) -> None:
+    """Workers that a second reload ends as soon as they have booted end no readiness."""
+    (tmp_path / "slowly.py").write_text(SLOW_BY_AGE)
+    (tmp_path / "gunicorn.conf.py").write_text(AGES)
+    with gunicorn_prom(tmp_path, "slowly:app") as server:
+        server.wait_for_workers(1)
+        for age in (2, 3):
+            (tmp_path / f"slow.{age}").touch()
+            server.send_signal(signal.SIGHUP)
+            server.wait_for_metrics(
+                lambda m, age=age: m.one("gunicorn_worker_spawns_total") == age, "the next worker"
+            )
+        (tmp_path / "slow.2").unlink()
+        server.wait_for_metrics(
+            lambda m: m.one("gunicorn_worker_exits_total", reason="reload") == 2, "both ends"
+        )
+        assert request(server.metrics_port, "/-/ready").status == 200
+        (tmp_path / "slow.3").unlink()
+        server.wait_for_workers(1)
+        assert server.is_ready()
+
+
+def test_a_worker_that_renews_itself_stays_ready(tmp_path: Path) -> None:
+    """While the only worker leaves, having had its share, and the next one boots, clients wait."""
+    (tmp_path / "slowly.py").write_text(SLOW_BY_AGE)
+    (tmp_path / "gunicorn.conf.py").write_text(AGES)
+    with gunicorn_prom(tmp_path, "slowly:app", "--max-requests=1") as server:
+        (tmp_path / "slow.2").touch()
+        assert server.get("/").status == 200
+        server.wait_for_metrics(
+            lambda m: m.one("gunicorn_workers", state="booting") == 1, "the next worker"
+        )
+        assert request(server.metrics_port, "/-/ready").status == 200
+        (tmp_path / "slow.2").unlink()
+        server.wait_for_workers(1)
+        assert server.is_ready()
+
+
 @hosts
 def test_a_reload_stays_ready(tmp_path: Path, host: str) -> None:
     """Between the old workers' end and the new ones' readiness clients wait, and are not sent away.

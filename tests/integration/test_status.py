@@ -306,6 +306,23 @@ def test_an_upgrade_goes_on(tmp_path: Path) -> None:
         wait_for(lambda: not is_running(new), "the end")
 
 
+def test_an_upgrade_whose_old_master_is_killed(tmp_path: Path) -> None:
+    """The dead one keeps no workers, and those it has left are told of."""
+    pidfile = tmp_path / "pid"
+    arguments = ("behave:app", f"--pid={pidfile}", "--timeout=60")
+    with gunicorn_prom(tmp_path, *arguments) as server:
+        new = start_next_generation(server, pidfile)
+        try:
+            server.stop(signal.SIGKILL)
+            found = wait_for_word(server.metrics_port, "degraded")
+            dead = f"the master (pid {server.pid}) has died, its workers are left"
+            assert found["health"]["reason"] == dead
+            assert found["totals"]["workers"]["target"] == 1
+        finally:
+            os.kill(new, signal.SIGTERM)
+        wait_for(lambda: not is_running(new), "the end")
+
+
 def test_a_reload_goes_on(tmp_path: Path) -> None:
     """A metrics server that a reload has put in the place of another goes on from there."""
     conf = tmp_path / "conf.py"

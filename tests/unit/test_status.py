@@ -28,6 +28,7 @@ from gunicorn_prom.scoreboard import (
     TARGET_CELLS,
     Board,
     Gauge,
+    Leaving,
     Master,
     State,
     Vital,
@@ -366,6 +367,26 @@ def test_starting_and_stopping(scene: Scene) -> None:
     scene.board.set_master(Master.STOPPING, 1.0)
     assert scene.health() == ("stopping", "shutting down")
     assert scene.document()["master"]["workers_target"] == 0
+
+
+def test_an_import_that_hangs_is_no_start(scene: Scene) -> None:
+    """Gunicorn kills no worker that has not booted, so the page must say that it takes long."""
+    scene.board.set_master(Master.TARGET, 1)
+    start_worker(scene.board, 0, 1)
+    scene.document()
+    scene.pass_time(TIMEOUT_S)
+    assert scene.health() == ("starting", "no worker has booted")
+    scene.pass_time(2)
+    assert scene.health() == ("degraded", "no worker has booted since 32 s")
+
+
+def test_a_worker_that_leaves_of_itself_is_ready(scene: Scene) -> None:
+    """Another one takes its place; one that was told to go says nothing of that."""
+    worker = scene.start(0, 1)
+    worker.set_gauge(Gauge.STATE, State.QUITTING)
+    assert not scene.document()["health"]["ready"]
+    worker.set_gauge(Gauge.LEAVING, Leaving.MAX_REQUESTS)
+    assert scene.document()["health"]["ready"]
 
 
 def test_a_server_that_wants_no_worker_is_degraded(scene: Scene) -> None:
