@@ -342,11 +342,33 @@ class PrometheusArbiter(Arbiter):
         if self._exporter is not None:
             self._exporter.reap()
         try:
-            super().reap_workers()
+            while not self._reap_all():
+                pass
         finally:
             self._retire_the_dead()
             with self._tolerated("master"):
                 self._beat()
+
+    def _reap_all(self) -> bool:
+        """Reap as Gunicorn does; return False when one that failed to boot has ended that.
+
+        Raises:
+            HaltServer: it is the first one. When that halts the master, and another one fails,
+                Gunicorn would end with a traceback and exit code 1.
+        """
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if self._intent != "shutdown":
+                raise
+        else:
+            return True
+        # Up to Gunicorn 25.3 it is still there, and would be waited for.
+        for pid, worker in list(self.WORKERS.items()):
+            if worker.exit_status is not None:
+                del self.WORKERS[pid]
+                worker.tmp.close()
+        return False
 
     def signal(self, sig: int, frame: Any) -> None:
         """Take a signal as Gunicorn does, and count it.

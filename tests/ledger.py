@@ -591,6 +591,21 @@ class Ledger:
             assert exits_read(reading) == {"boot_error": 1}
             assert reading.totals.spawns == 1
 
+    def test_workers_that_fail_to_boot_together(self, tmp_path: Path) -> None:
+        """Gunicorn's exit code is that of one, and the log ends without a traceback of its own."""
+        (tmp_path / "conf.py").write_text(BOOT_FAILURES["hook"])
+        arguments = ("behave:app", "--config=conf.py", "--workers=4")
+        with gunicorn_prom(tmp_path, *arguments, start=False) as server:
+            server.launch()
+            with state_kept(server) as reader:
+                wait_for(lambda: reader.read().totals.spawns == 4, "the workers")
+                server.open_gate("gate")
+                assert server.wait() == 3
+                found = exits_read(reader.read())
+        assert found.keys() <= {"boot_error", "shutdown"}
+        assert sum(found.values()) == 4
+        assert "Traceback" not in server.log.partition("Shutting down: Master")[2]
+
     def test_app_load_error(self, tmp_path: Path) -> None:
         """So is one that finds no application."""
         source = "import pathlib\nwhile not pathlib.Path('gate').exists():\n    pass\n"

@@ -289,8 +289,10 @@ class ThreadHost(ExporterHost):
         return b"" if self._endpoint is None else self._endpoint.dump_history()
 
     def _run(self) -> None:
-        self._thread = threading.Thread(target=self._serve, name="gunicorn-prom", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._serve, name="gunicorn-prom", daemon=True)
+        thread.start()
+        # Not before: up to Gunicorn 23 the handler of SIGCHLD may halt the master in between.
+        self._thread = thread
 
     def revive(self) -> None:
         """Start the thread again if it has died."""
