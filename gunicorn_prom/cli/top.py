@@ -253,6 +253,7 @@ class _Screen:
             signal.SIGTSTP: lambda _number, _frame: self._suspend(),
             signal.SIGTERM: lambda number, _frame: sys.exit(128 + number),
             signal.SIGHUP: lambda number, _frame: sys.exit(128 + number),
+            signal.SIGQUIT: lambda number, _frame: sys.exit(128 + number),
         }
         before = {number: signal.signal(number, handle) for number, handle in handlers.items()}
         waker = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)

@@ -163,8 +163,15 @@ ENDINGS: dict[str, Callable[[Terminal], object]] = {
     "Ctrl-C": lambda screen: screen.press("C-c"),
     "SIGTERM": lambda screen: subprocess.run(["kill", str(pid_of_top(screen))], check=True),
     "SIGHUP": lambda screen: subprocess.run(["kill", "-HUP", str(pid_of_top(screen))], check=True),
+    "Ctrl-\\": lambda screen: screen.press("C-\\"),
 }
-EXIT_CODES = {"q": 0, "Ctrl-C": 130, "SIGTERM": 128 + signal.SIGTERM, "SIGHUP": 128 + signal.SIGHUP}
+EXIT_CODES = {
+    "q": 0,
+    "Ctrl-C": 130,
+    "SIGTERM": 128 + signal.SIGTERM,
+    "SIGHUP": 128 + signal.SIGHUP,
+    "Ctrl-\\": 128 + signal.SIGQUIT,
+}
 
 
 @real_parts
