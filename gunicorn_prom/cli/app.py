@@ -1,5 +1,6 @@
 """The commands, put together."""
 
+import contextlib
 import difflib
 import sys
 from typing import Annotated, Any, NoReturn
@@ -14,15 +15,18 @@ from gunicorn_prom.cli.emit import OPTIONS as EMIT_OPTIONS
 from gunicorn_prom.cli.emit import emit
 from gunicorn_prom.cli.export import export
 from gunicorn_prom.cli.metrics import metrics
+from gunicorn_prom.cli.output import written
 from gunicorn_prom.cli.run import run
 from gunicorn_prom.cli.settings import OPTIONS as SETTINGS_OPTIONS
 from gunicorn_prom.cli.settings import settings
 from gunicorn_prom.cli.top import top
-from gunicorn_prom.errors import UsageError, fail
+from gunicorn_prom.errors import GunicornPromError, UsageError, fail
 
 __all__ = ["app", "main"]
 
 USAGE, INTERRUPTED = 2, 130
+# What Typer prints, by what asks for it.
+ANSWERED = frozenset(("-h", "--help", "--version", "--show-completion"))
 AS_IT_IS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 # Click's, which Typer brings along under a name that is not the same in all its versions.
 _ClickUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -80,10 +84,15 @@ def main() -> NoReturn:
     Raises:
         SystemExit: always.
     """
+    is_answered = len(sys.argv) == 1 or not ANSWERED.isdisjoint(sys.argv)
     try:
-        code = get_command(app).main(prog_name="gunicorn-prom", standalone_mode=False)
+        # A command knows itself which of its errors are those of stdout.
+        with written() if is_answered else contextlib.nullcontext():
+            code = get_command(app).main(prog_name="gunicorn-prom", standalone_mode=False)
     except typer.Abort:
         sys.exit(INTERRUPTED)
+    except GunicornPromError as error:
+        fail(error)
     except _ClickUsageError as error:
         fail(_worded(error))
     sys.exit(code or 0)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gunicorn_prom.cli.options import Declared
+from gunicorn_prom.cli.output import written
 from gunicorn_prom.settings import OWN_SETTINGS, SECTION, environment
 
 __all__ = ["Section", "of_options", "of_settings", "print_help"]
@@ -42,8 +43,16 @@ class Section(NamedTuple):
 
 
 def print_help(usage: str, about: str, sections: Iterable[Section]) -> None:
-    """Print a help page on stdout: in panels on a terminal, else as plain lines."""
-    console = Console(highlight=False)
+    """Print a help page on stdout: in panels on a terminal, else as plain lines.
+
+    Raises:
+        GunicornPromError: it cannot be written.
+    """
+    with written():
+        _print(Console(highlight=False), usage, about, sections)
+
+
+def _print(console: Console, usage: str, about: str, sections: Iterable[Section]) -> None:
     console.print(Text.assemble(("Usage: ", "bold"), usage), soft_wrap=not console.is_terminal)
     for paragraph in about.strip().split("\n\n"):
         console.print()

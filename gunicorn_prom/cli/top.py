@@ -193,11 +193,12 @@ def _is_live() -> bool:
 def _print(document: dict[str, Any], view: View) -> None:
     width = shutil.get_terminal_size((PIPED_WIDTH, 0)).columns
     console = Console(highlight=False, width=width)
-    with console.capture() as captured:
-        for line in frame(document, view, width, None).lines:
-            line.rstrip()
-            console.print(line, soft_wrap=True)
+    # At the end of a capture Rich writes, if only an empty text.
     with written():
+        with console.capture() as captured:
+            for line in frame(document, view, width, None).lines:
+                line.rstrip()
+                console.print(line, soft_wrap=True)
         print(captured.get(), end="")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,3 +89,29 @@ def test_the_console_script_and_the_module_are_one(
     assert os.access(script, os.X_OK)
     by_module = run_in_terminal(["-m", "gunicorn_prom", *command, "--help"], tmp_path, 80)
     assert run_in_terminal([str(script), *command, "--help"], tmp_path, 80) == by_module
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("--help",),
+        ("--version",),
+        ("--show-completion", "bash"),
+        *((name, "--help") for name in ("run", "check", "settings", "emit", "export", "top")),
+    ],
+    ids=" ".join,
+)
+def test_help_into_what_is_full_or_closed(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A disk without room is an error in one line, a reader that has gone is none."""
+
+    def ended(redirection: str) -> subprocess.CompletedProcess[str]:
+        shell = ("bash", "-c", f'"$@" {redirection}', "bash")
+        # As it is for a user: what is written waits until there is enough of it.
+        environ = {"PYTHONUNBUFFERED": ""}
+        return run_to_end(tmp_path, prefix=shell, command=command, environ=environ)
+
+    full = ended(">/dev/full")
+    assert full.stderr == "error: cannot write to stdout: No space left on device\n"
+    assert full.returncode == 1
+    assert ended("| sleep 0").stderr == ""

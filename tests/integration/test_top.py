@@ -261,6 +261,16 @@ def test_once_into_a_pipe(loaded: Server, home: Path) -> None:
     assert "GET /wait/gate" not in filtered.stdout
 
 
+@pytest.mark.parametrize("form", ["--once", "--format=json"])
+def test_a_stdout_that_is_full(loaded: Server, home: Path, form: str) -> None:
+    """It is an error in one line."""
+    options = (form, f"--state-dir={loaded.state_directory}")
+    full = ("bash", "-c", 'exec "$@" >/dev/full', "bash")
+    ended = run_to_end(home, *options, prefix=full, command=("top",))
+    assert ended.stderr == "error: cannot write to stdout: No space left on device\n"
+    assert ended.returncode == 1
+
+
 def test_the_document_for_a_program(loaded: Server, home: Path) -> None:
     """`--format json` is what the server has at /status.json."""
     # Wherever the metrics are on that port.
