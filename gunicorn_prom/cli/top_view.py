@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 from typing import Any, NamedTuple
 
+from rich.console import OverflowMethod
 from rich.text import Text
 
 from gunicorn_prom.cli.top_text import (
@@ -140,7 +141,7 @@ def frame(document: Document, view: View, width: int, height: int | None) -> Fra
         for line in lines[1:-1]:
             line.stylize("dim")
     for line in lines:
-        line.truncate(width, overflow="ellipsis" if view.is_unicode else "crop")
+        line.truncate(width, overflow=_overflow(view))
     keys = [place.column.key for place in placed]
     return Frame(lines[:height], max(1, page), last_offset, keys)
 
@@ -176,17 +177,28 @@ def _sections(document: Document, view: View, width: int) -> dict[str, list[Text
 
 
 def _head(document: Document, view: View, width: int) -> Text:
-    health = document["health"]
-    word = health["word"]
-    head = Text("gunicorn-prom top ", "bold")
+    """Return the health with its reason; what is beside them goes where they need the room."""
+    name, clock, paused = Text("gunicorn-prom top "), Text(), Text()
     if view.silence:
-        head.append(" no answer ", "white on red").append(f" {_clean(view.silence, view)}", "red")
-        return head
-    head.append(f" {word} ", f"bold {WORDS.get(word, 'reverse')}").append(f" {health['reason']}")
-    right = Text(" PAUSED ", "black on yellow") if view.is_paused else Text()
-    right.append(f" {_time_of_day(document['time'])}", "not reverse dim")
-    head.truncate(max(0, width - len(right)), pad=True)
-    return head.append(right)
+        word, style = " no answer ", "white on red"
+        reason = Text(f" {_clean(view.silence, view)}", "red")
+    else:
+        known = document["health"]
+        word, style = f" {known['word']} ", WORDS.get(known["word"], "reverse")
+        reason = Text(f" {known['reason']}")
+        clock = Text(f" {_time_of_day(document['time'])}", "dim")
+        paused = Text(" PAUSED " if view.is_paused else "", "black on yellow")
+    health = Text.assemble((word, style), reason)
+    for part, needed in ((name, health.cell_len), (clock, health.cell_len), (paused, len(word))):
+        if needed + name.cell_len + paused.cell_len + clock.cell_len > width:
+            part.truncate(0)
+    room = width - name.cell_len - paused.cell_len - clock.cell_len
+    health.truncate(room, overflow=_overflow(view), pad=True)
+    return Text("", "bold").join((name, health, paused, clock))
+
+
+def _overflow(view: View) -> OverflowMethod:
+    return "ellipsis" if view.is_unicode else "crop"
 
 
 def _clean(text: str, view: View) -> str:
@@ -425,5 +437,5 @@ def _help(view: View, width: int) -> list[Text]:
         Text.assemble((f"  {column.title:<15}", "bold"), column.meaning) for column in COLUMNS
     ]
     for line in lines:
-        line.truncate(width, overflow="ellipsis" if view.is_unicode else "crop")
+        line.truncate(width, overflow=_overflow(view))
     return lines

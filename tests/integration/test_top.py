@@ -147,6 +147,8 @@ def test_it_follows_the_size_of_the_terminal(shown: Terminal) -> None:
     shown.wait_for("to 4 of 4")
     shown.press("Home")
     shown.wait_for("shown 1 to")
+    shown.resize(20, 7)
+    assert shown.wait_for(" healthy  4 of 4 wo…").startswith(" healthy ")
     shown.resize(width, height)
     shown.wait_for("3 busy, 1 idle", "listens at")
 

@@ -107,6 +107,37 @@ def test_a_low_terminal_shows_workers_first() -> None:
     assert drawn[-1].startswith(" q  quit")
 
 
+DEGRADED = {"word": "degraded", "reason": "100% of the requests fail"}
+TIME = r"\d\d:\d\d:\d\d"
+
+
+@pytest.mark.parametrize(
+    ("width", "seen", "paused"),
+    [
+        (8, " degrad…", " degrad…"),
+        (18, " degraded  100% o…", " degraded… PAUSED"),
+        (20, " degraded  100% of …", " degraded  … PAUSED"),
+        (30, " degraded  100% of the reques…", " degraded  100% of th… PAUSED"),
+        (40, " degraded  100% of the requests fail", " degraded  100% of the requests… PAUSED"),
+        (60, f" degraded  100%.*fail +{TIME}", f" degraded  100%.*fail +PAUSED  {TIME}"),
+        (80, f"gunicorn-prom top  degraded  100%.*fail +{TIME}", f"gunicorn-.*PAUSED  {TIME}"),
+        (160, f"gunicorn-prom top  degraded  100%.*fail +{TIME}", f"gunicorn-.*PAUSED  {TIME}"),
+    ],
+)
+def test_the_health_stays_on_a_narrow_terminal(width: int, seen: str, paused: str) -> None:
+    """The name goes first, then the clock, then the end of the reason, and the word at last."""
+    shown = document(health=DEGRADED)
+    assert re.fullmatch(seen, lines(shown, View(), width, 24)[0])
+    assert re.fullmatch(paused, lines(shown, View(is_paused=True), width, 24)[0])
+
+
+def test_no_answer_stays_on_a_narrow_terminal() -> None:
+    """That the server is silent is said in the same place, by the same rule."""
+    silent = View(silence="since 12:00:00: nothing listens there")
+    assert lines(document(), silent, 20, 24)[0] == " no answer  since 1…"
+    assert lines(document(), silent, 60, 24)[0].endswith("  since 12:00:00: nothing listens there")
+
+
 @pytest.mark.parametrize("key", SORT_KEYS)
 def test_each_column_sorts(key: str) -> None:
     """Names begin with the first, all else with the highest; what is not known comes last."""
