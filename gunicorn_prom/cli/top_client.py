@@ -14,6 +14,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from gunicorn_prom.cli.top_text import cleaned
 from gunicorn_prom.errors import GunicornPromError, UsageError
+from gunicorn_prom.exporter.health import has_died
+from gunicorn_prom.reader import ServerReader
 from gunicorn_prom.settings import MetricsBind
 from gunicorn_prom.state import default_root, has_holder, metrics_url, servers
 
@@ -137,7 +139,9 @@ def find(root: Path | None) -> str:
     Raises:
         UsageError: there are several.
     """
-    found = dict(_running(root or default_root()))
+    running = list(_running(root or default_root()))
+    living = [(url, directory) for url, directory in running if not _is_orphaned(directory)]
+    found = {url: directory.name.split(".")[1] for url, directory in living or running}
     if len(found) > 1:
         shown = ", ".join(f"{url} (pid {pid})" for url, pid in found.items())
         hint = f"choose one: --url {next(iter(found))}"
@@ -145,13 +149,23 @@ def find(root: Path | None) -> str:
     return next(iter(found), "")
 
 
-def _running(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the URL and the pid of the first master of each server that lives."""
+def _running(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the URL and the directory, named after its first master, of each server that lives."""
     with contextlib.suppress(OSError):
         for directory in servers(root):
             url = metrics_url(directory) if has_holder(directory) else ""
             if url:
-                yield _reachable(url), directory.name.split(".")[1]
+                yield _reachable(url), directory
+
+
+def _is_orphaned(directory: Path) -> bool:
+    """Tell whether the masters of a server have died, and workers are left that will notice."""
+    with contextlib.closing(ServerReader(directory)) as reader:
+        try:
+            masters = reader.read().masters
+        except OSError:
+            return False
+    return bool(masters) and all(map(has_died, masters))
 
 
 def _why_none(root: Path) -> str:

@@ -18,6 +18,7 @@ from tests.support import (
     Server,
     free_port,
     gunicorn_prom,
+    is_running,
     request,
     run_to_end,
     running,
@@ -295,6 +296,20 @@ def test_several_servers(loaded: Server, tmp_path: Path) -> None:
             assert f"http://127.0.0.1:{each.metrics_port} (pid {each.pid})" in ended.stderr
         assert "hint: choose one: --url http://127.0.0.1:" in ended.stderr
     assert top(tmp_path, f"--state-dir={loaded.state_directory}").returncode == 0
+
+
+def test_a_server_whose_master_was_killed(loaded: Server, tmp_path: Path) -> None:
+    """Its workers, which have not noticed it so far, are no server beside one that runs."""
+    directory = f"--state-dir={loaded.state_directory}"
+    again = f"--metrics-state-dir={loaded.state_directory}"
+    # An idle worker looks for its master twice in that time.
+    with gunicorn_prom(tmp_path, "behave:app", again, "--timeout=600") as server:
+        (worker,) = server.wait_for_workers(1)
+        server.stop(signal.SIGKILL)
+        ended = top(tmp_path, directory)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert f"pid {loaded.pid}" in ended.stdout
+        assert is_running(worker)
 
 
 def test_a_sidecar_of_several(loaded: Server, tmp_path: Path) -> None:
