@@ -340,10 +340,13 @@ class Source:
                 raise UnreachableError(str(self._root), _why_none(self._root), STATE_DIR_HINT)
             default = f"http://{MetricsBind.default}"
             self._client = Client(url or default, self._access, self._server)
-            self.url = self._client.url
+        client = self._client
         try:
-            return self._client.fetch()
+            return client.fetch()
         except UnreachableError:
             if self._given is None:
                 self._client = None
             raise
+        finally:
+            # It looks in a second place where there is no document in the first.
+            self.url = client.url

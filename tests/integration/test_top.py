@@ -278,7 +278,10 @@ def test_the_document_for_a_program(loaded: Server, home: Path) -> None:
     """`--format json` is what the server has at /status.json."""
     # Wherever the metrics are on that port.
     at = f"http://127.0.0.1:{loaded.metrics_port}"
-    assert top(home, f"--url={at}/internal/stats", "--once").returncode == 0
+    for page in ("/metrics", "/-/ready", "/internal/stats"):
+        ended = top(home, f"--url={at}{page}", "--once", LC_ALL="C")
+        # The address that is shown is the one that has answered.
+        assert f"  {at}/status.json\n" in ended.stdout
     ended = top(home, f"--url={at}/metrics", "--format=json")
     document = json.loads(ended.stdout)
     assert document["version"] == 1
