@@ -205,7 +205,7 @@ complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l cert -r -F -d '
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l key -r -F -d 'The key of --cert, if it is not in the same file.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -s h -l help -d 'Show the help and exit.'
 
-complete -c gunicorn-prom -n '__gunicorn_prom_command_is run check settings emit' -l worker-type -x -a 'sync gthread gevent eventlet gevent_pywsgi tornado asgi uvicorn' -d 'The type of workers.'
+complete -c gunicorn-prom -n '__gunicorn_prom_command_is run check settings emit' -l worker-type -x -a 'sync gthread gevent eventlet gevent_pywsgi tornado asgi uvicorn' -d 'sync, gthread, gevent, gevent_pywsgi, eventlet, tornado, asgi or uvicorn workers.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is run check settings emit' -l metrics-bind -x -d 'The address of the metrics server, as HOST:PORT.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is run check settings emit' -l metrics-path -x -d 'The path under which the metrics are served.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is run check settings emit' -l metrics-server -x -a 'auto thread process none' -d 'Where the metrics server runs: auto, thread, process or none.'

@@ -51,6 +51,9 @@ UNITS = {
 PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
 TAKEN_PATHS = re.compile(r"/-/.*|/status\.json")
 
+# What people write into an environment variable; Gunicorn itself takes the first of each.
+ON, OFF = frozenset(("true", "1", "yes", "on")), frozenset(("false", "0", "no", "off"))
+
 METRICS_SERVERS = ("auto", "thread", "process", "none")
 MAX_PORT = 65535
 
@@ -105,6 +108,12 @@ def _validate_path(value: Any) -> str:
     return path
 
 
+def _validate_switch(value: Any) -> bool | None:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    is_on: bool | None = word in ON if word in ON | OFF else config.validate_bool(value)
+    return is_on
+
+
 def _validate_buckets(value: Any) -> tuple[float, ...]:
     parts: Iterable[Any] = value.split(",") if isinstance(value, str) else value
     try:
@@ -140,10 +149,9 @@ class WorkerType(config.Setting):
     validator = _one_of(WORKER_TYPES)
     default = None
     desc = """\
-        The type of workers.
+        sync, gthread, gevent, gevent_pywsgi, eventlet, tornado, asgi or uvicorn workers.
 
-        WSGI: sync, gthread, gevent, gevent_pywsgi, eventlet, tornado. ASGI: asgi,
-        uvicorn.
+        The last two are for ASGI.
 
         Without it the worker class decides (`-k`), and without that `sync`, or
         `gthread` when there is more than one thread.
@@ -238,7 +246,7 @@ class AppMetrics(config.Setting):
     name = "app_metrics"
     section = SECTION
     cli = ["--app-metrics"]  # noqa: RUF012  # as Gunicorn declares its own
-    validator = config.validate_bool
+    validator = _validate_switch
     action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
     default = True
     desc = """\
@@ -253,7 +261,7 @@ class RouteLabels(config.Setting):
     name = "route_labels"
     section = SECTION
     cli = ["--route-labels"]  # noqa: RUF012  # as Gunicorn declares its own
-    validator = config.validate_bool
+    validator = _validate_switch
     action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
     default = True
     desc = """\
@@ -268,7 +276,7 @@ class TimeoutAutopsy(config.Setting):
     name = "timeout_autopsy"
     section = SECTION
     cli = ["--timeout-autopsy"]  # noqa: RUF012  # as Gunicorn declares its own
-    validator = config.validate_bool
+    validator = _validate_switch
     action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
     default = True
     desc = """\
@@ -298,7 +306,7 @@ class GCFreeze(config.Setting):
     name = "gc_freeze"
     section = SECTION
     cli = ["--gc-freeze"]  # noqa: RUF012  # as Gunicorn declares its own
-    validator = config.validate_bool
+    validator = _validate_switch
     action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
     default = True
     desc = """\
@@ -313,7 +321,7 @@ class Preflight(config.Setting):
     name = "preflight"
     section = SECTION
     cli = ["--preflight"]  # noqa: RUF012  # as Gunicorn declares its own
-    validator = config.validate_bool
+    validator = _validate_switch
     action = argparse.BooleanOptionalAction  # type: ignore[assignment]  # argparse takes a class
     default = True
     desc = """\
@@ -391,4 +399,4 @@ def is_switched_off(name: str) -> bool:
     switches = [word for word in sys.argv if word in (f"--{option}", f"--no-{option}")]
     if switches:
         return switches[-1].startswith("--no-")
-    return os.environ.get(environment(name), "").strip().lower() == "false"
+    return os.environ.get(environment(name), "").strip().lower() in OFF

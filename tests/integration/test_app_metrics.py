@@ -388,7 +388,7 @@ def test_without_app_metrics(
     )
     environ = {"TMPDIR": str(temporary)}
     if way == "environment":
-        environ["GUNICORN_PROM_APP_METRICS"] = "false"
+        environ["GUNICORN_PROM_APP_METRICS"] = "0"
     arguments = ["--no-app-metrics"] if way == "option" else []
     with run(tmp_path, APP, *arguments, environ=environ) as server:
         jobs = Jobs(server)

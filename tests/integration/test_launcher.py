@@ -302,8 +302,8 @@ usage_errors = pytest.mark.parametrize(
         ),
         (
             (APP,),
-            {"GUNICORN_PROM_APP_METRICS": "0"},
-            "invalid GUNICORN_PROM_APP_METRICS: '0' is neither true nor false",
+            {"GUNICORN_PROM_APP_METRICS": "maybe"},
+            "invalid GUNICORN_PROM_APP_METRICS: 'maybe' is neither true nor false",
             ".*",
         ),
         ((APP, "--metrics-buckets=2,1"), {}, "invalid --metrics-buckets: .*", ".*"),

@@ -118,6 +118,16 @@ def test_the_paths_of_other_answers_are_refused(path: str) -> None:
         value_of("metrics_path", path)
 
 
+@pytest.mark.parametrize("name", ["app_metrics", "route_labels", "preflight"])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [((True, "true", "1", "yes", "ON "), True), ((False, "false", "0", "No", "off"), False)],
+)
+def test_switches(name: str, words: tuple[Any, ...], expected: bool) -> None:
+    """What is on or off takes the words that people write into environment variables."""
+    assert [value_of(name, word) for word in words] == [expected] * len(words)
+
+
 @pytest.mark.parametrize("name", ["worker_type", "metrics_server"])
 def test_a_choice_names_the_choices(name: str) -> None:
     """What is not one of the choices is refused with all of them."""
