@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,8 +12,8 @@ from gunicorn_prom.cli.options import Declared, names_of, split
 from gunicorn_prom.cli.output import print_and_end
 from gunicorn_prom.cli.reading import ReadConfiguration
 from gunicorn_prom.errors import GunicornPromError, UsageError
-from gunicorn_prom.fleet import KINDS, files_of
-from gunicorn_prom.fleet.plan import DEFAULT_SLO, File, Plan, plan_of
+from gunicorn_prom.fleet import KINDS, container, files_of
+from gunicorn_prom.fleet.plan import DEFAULT_SLO, OWN_STREAM, File, Plan, plan_of
 
 __all__ = ["OPTIONS", "emit", "main"]
 
@@ -102,6 +102,7 @@ def _main(arguments: list[str]) -> None:
     files = files_of(asked.kind, plan)
     if KINDS[asked.kind].has_application:
         _tell_what_is_missing(plan)
+        _tell_of_log_files(plan, container.STREAMS if KINDS[asked.kind].is_container else ())
     if KINDS[asked.kind].is_container:
         _tell_what_no_image_has(plan)
     os.chdir(plan.directory)  # what is configured may have led elsewhere
@@ -127,6 +128,13 @@ def _tell_what_is_missing(plan: Plan) -> None:
         print(f"note: no application is named, {plan.application} stands for it", file=sys.stderr)
     for option in plan.left_out:
         print(f"note: {option} is left out, for its value may be secret", file=sys.stderr)
+
+
+def _tell_of_log_files(plan: Plan, kept: Collection[str]) -> None:
+    for option, path in plan.log_files.items():
+        if path not in kept:
+            reason = "for no log file is kept there"
+            print(f"note: {option} {path} is replaced by {OWN_STREAM}, {reason}", file=sys.stderr)
 
 
 def _tell_what_no_image_has(plan: Plan) -> None:

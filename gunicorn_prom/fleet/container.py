@@ -1,16 +1,18 @@
 """How a server runs in a container, whichever engine runs that."""
 
 import os
+from collections.abc import Collection
 from itertools import chain, count
 
 from gunicorn_prom import __version__
 from gunicorn_prom.errors import UsageError
-from gunicorn_prom.fleet.plan import Bind, Plan
+from gunicorn_prom.fleet.plan import OWN_STREAM, Bind, Plan
 
 __all__ = [
     "FIRST_FREE_PORT",
     "MARGIN_S",
     "SHARED_MEMORY_DIR",
+    "STREAMS",
     "TLS_DIR",
     "USER_ID",
     "WEB_DIR",
@@ -19,6 +21,7 @@ __all__ = [
     "health_program",
     "inner_port",
     "listeners",
+    "log_options",
     "metrics_bind",
     "refuse_daemon",
     "requirement",
@@ -31,6 +34,8 @@ USER_ID = 10001
 SHARED_MEMORY_DIR = "/dev/shm"
 TLS_DIR = "/etc/gunicorn-prom/tls"
 WEB_DIR = "/etc/gunicorn-prom/web"
+# The container's own log, and not files.
+STREAMS = ("/dev/stdout", "/dev/stderr")
 DEFAULT_PORTS = (8000, 8001)
 DEFAULT_METRICS_PORT = 9464
 # Below, a user that is not root may not listen everywhere.
@@ -104,7 +109,7 @@ def command(plan: Plan) -> list[str]:
 
 
 def surroundings(plan: Plan, state_dir: str) -> list[str]:
-    """Return the options that a container asks for: addresses, directories, certificates.
+    """Return the options that a container asks for: addresses, directories, certificates, logs.
 
     Args:
         state_dir: a directory on tmpfs that may be written to.
@@ -123,7 +128,17 @@ def surroundings(plan: Plan, state_dir: str) -> list[str]:
     found += [f"--metrics-state-dir={state_dir}", f"--worker-tmp-dir={state_dir}"]
     if plan.has_control_socket:
         found.append(f"--control-socket={state_dir}/gunicorn.ctl")
-    return found
+    return found + log_options(plan, STREAMS)
+
+
+def log_options(plan: Plan, kept: Collection[str] = ()) -> list[str]:
+    """Return the options that have the server write to its own streams and not to log files.
+
+    Args:
+        kept: paths at which a log may stay.
+    """
+    logs = plan.log_files.items()
+    return [f"{option}={path if path in kept else OWN_STREAM}" for option, path in logs]
 
 
 def tls_files(plan: Plan) -> list[str]:

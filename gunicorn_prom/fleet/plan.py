@@ -18,7 +18,7 @@ from gunicorn_prom.exporter.web_config import WebConfig, parse
 from gunicorn_prom.masking import masked
 from gunicorn_prom.settings import parse_bind
 
-__all__ = ["DEFAULT_SLO", "Bind", "File", "Plan", "plan_of"]
+__all__ = ["DEFAULT_SLO", "OWN_STREAM", "Bind", "File", "Plan", "plan_of"]
 
 DEFAULT_SLO = 99.9
 GIVEN = ("command line", "environment", "GUNICORN_CMD_ARGS")
@@ -32,6 +32,9 @@ OF_THE_HOST = (
     "ca_certs", "certfile", "chdir", "control_socket", "keyfile", "metrics_bind",
     "metrics_web_config", "worker_tmp_dir",
 )  # fmt: skip
+# Logs that are files only where somebody keeps these; "-" is Gunicorn's word for its own streams.
+LOGS = ("accesslog", "errorlog")
+OWN_STREAM, NOWHERE = "-", "/dev/null"
 REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 DEFAULT_CONFIG_FILE = "gunicorn.conf.py"
 MAX_NAME_LENGTH = 40
@@ -115,6 +118,8 @@ class Plan:
         chdir: where an option leads the server from `directory`: relative where it lies in that,
             "" where none does.
         left_out: options that were given there and may be secret, so they are not shown.
+        log_files: where logs are written, by option, wherever it is configured; a log that goes to
+            the server's own stream, or nowhere, is not here but with the other arguments.
         extras: of gunicorn-prom that the server needs.
         python_version: like 3.13.
         has_control_socket: whether this Gunicorn has one.
@@ -152,6 +157,7 @@ class Plan:
     host_arguments: tuple[str, ...]
     chdir: str
     left_out: tuple[str, ...]
+    log_files: dict[str, str]
     extras: tuple[str, ...]
     python_version: str
     has_control_socket: bool
@@ -180,7 +186,8 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
     worker_type = settings["worker_type"].value or ""
     given = [entry for entry in settings.values() if _is_given(entry)]
     secret = [entry for entry in given if _is_secret(entry)]
-    shown = [entry for entry in given if entry not in secret]
+    log_files = [settings[name] for name in LOGS if _is_log_file(settings[name].value)]
+    shown = [entry for entry in given if entry not in [*secret, *log_files]]
     application = "" if cfg.paste else configuration.app_uri or "app:app"
     tls = web.tls if web else None
     directory = cfg.settings["chdir"].default  # where the command was called
@@ -210,6 +217,7 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         host_arguments=_options(entry for entry in shown if entry.name in OF_THE_HOST),
         chdir=_seen_from(directory, cfg.chdir) if settings["chdir"] in given else "",
         left_out=tuple(_option(entry) for entry in secret),
+        log_files={_option(entry): entry.value for entry in log_files},
         extras=_extras(worker_type, web),
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         has_control_socket="control_socket" in cfg.settings,
@@ -290,6 +298,10 @@ def _is_given(entry: Effective) -> bool:
 def _is_secret(entry: Effective) -> bool:
     value = list(entry.value) if isinstance(entry.value, tuple) else entry.value
     return bool(masked(value) != value)
+
+
+def _is_log_file(path: str | None) -> bool:
+    return path not in (None, OWN_STREAM, NOWHERE)
 
 
 def _option(entry: Effective) -> str:

@@ -111,6 +111,7 @@ def _command(plan: Plan) -> str:
     words.append(f"--metrics-state-dir={runtime}")
     if plan.has_control_socket:
         words.append(f"--control-socket={runtime}/gunicorn.ctl")
+    words += container.log_options(plan)
     program = " ".join(map(_word, plan.program))
     return " \\\n    ".join([f"{program} run", *words])
 

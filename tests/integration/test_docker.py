@@ -72,6 +72,12 @@ USER_ID = "10001"
 IMAGE = "gunicorn-prom"
 BASE_IMAGE = "debian-python"
 EMITTED_IMAGE = "emitted"
+# What an image cannot have is in it, too: a log where nothing can be written.
+CONFIGURATION = """\
+workers = 2
+metrics_path = "/internal"
+accesslog = "access.log"
+"""
 # gunicorn-prom of this checkout, where pip finds it as it will find a published one.
 PUBLISHING = f"""\
 FROM {BASE_IMAGE}
@@ -432,7 +438,7 @@ def emitted(engine: Engine, published_image: str, tmp_path_factory: pytest.TempP
     shutil.copytree(APPS, directory, dirs_exist_ok=True)
     (directory / "app.py").write_text("import itsdangerous\nfrom processes import app\n")
     (directory / "requirements.txt").write_text("itsdangerous\n")
-    (directory / "gunicorn.conf.py").write_text("workers = 2\nmetrics_path = '/internal'\n")
+    (directory / "gunicorn.conf.py").write_text(CONFIGURATION)
     options = ("app:app", "--worker-type=gthread", "--metrics-bind=:9555", "-b", "localhost:80")
     done = run_to_end(directory, "dockerfile", *options, "-o", ".", command=["emit"])
     assert done.returncode == 0, done.stderr

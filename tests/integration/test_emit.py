@@ -255,6 +255,34 @@ def test_a_container_starts_where_the_server_does(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["dockerfile", "compose", "podmonitor", "systemd"])
+def test_a_log_is_no_file(tmp_path: Path, kind: str) -> None:
+    """Wherever a file is configured it is the server's own stream, and a note says so."""
+    (tmp_path / "gunicorn.conf.py").write_text("accesslog = 'logs/access.log'")
+    environ = {"GUNICORN_CMD_ARGS": "--error-logfile /x/error.log"}
+    done = emit(tmp_path, kind, "shop:app", environ=environ)
+    assert notes(done) == [
+        "note: --access-logfile logs/access.log is replaced by -, for no log file is kept there",
+        "note: --error-logfile /x/error.log is replaced by -, for no log file is kept there",
+    ]
+    assert re.findall(r"--\w+-logfile=[\w/.-]+", done.stdout) == [
+        "--access-logfile=-",
+        "--error-logfile=-",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["compose", "systemd"])
+def test_a_log_that_is_no_file_stays(tmp_path: Path, kind: str) -> None:
+    """The server's own streams and nothing at all; by its other name only in a container."""
+    options = ("--access-logfile=-", "--error-logfile=/dev/null")
+    done = emit(tmp_path, kind, "shop:app", *options)
+    assert notes(done) == []
+    assert all(done.stdout.count(option) == 1 for option in options)
+    done = emit(tmp_path, kind, "shop:app", "--log-file=/dev/stdout")
+    assert ("--error-logfile=/dev/stdout" in done.stdout) == (kind == "compose")
+    assert len(notes(done)) == (kind == "systemd")
+
+
+@pytest.mark.parametrize("kind", ["dockerfile", "compose", "podmonitor", "systemd"])
 def test_a_configuration_file_that_no_image_has_is_told(tmp_path: Path, kind: str) -> None:
     """A note says where it must be in the image; on this host it is there."""
     project, file = tmp_path / "project", tmp_path / "conf.py"
