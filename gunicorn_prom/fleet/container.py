@@ -21,12 +21,12 @@ __all__ = [
     "health_program",
     "inner_port",
     "listeners",
-    "log_options",
     "metrics_bind",
     "refuse_daemon",
     "requirement",
     "surroundings",
     "tls_files",
+    "written",
 ]
 
 USER_ID = 10001
@@ -125,20 +125,26 @@ def surroundings(plan: Plan, state_dir: str) -> list[str]:
         found.append(f"--metrics-bind={metrics_bind(plan)}")
     if plan.has_metrics and plan.has_web_config:
         found.append(f"--metrics-web-config={WEB_DIR}/web.yml")
-    found += [f"--metrics-state-dir={state_dir}", f"--worker-tmp-dir={state_dir}"]
-    if plan.has_control_socket:
-        found.append(f"--control-socket={state_dir}/gunicorn.ctl")
-    return found + log_options(plan, STREAMS)
+    return found + written(plan, state_dir, STREAMS)
 
 
-def log_options(plan: Plan, kept: Collection[str] = ()) -> list[str]:
-    """Return the options that have the server write to its own streams and not to log files.
+def written(plan: Plan, state_dir: str, kept_logs: Collection[str] = ()) -> list[str]:
+    """Return the options by which all that the server writes lies in one directory.
+
+    Its logs go to its own streams.
 
     Args:
-        kept: paths at which a log may stay.
+        state_dir: that directory, on tmpfs.
+        kept_logs: paths at which a log may stay.
     """
-    logs = plan.log_files.items()
-    return [f"{option}={path if path in kept else OWN_STREAM}" for option, path in logs]
+    found = [f"--metrics-state-dir={state_dir}", f"--worker-tmp-dir={state_dir}"]
+    if plan.has_control_socket:
+        found.append(f"--control-socket={state_dir}/gunicorn.ctl")
+    if plan.has_pid_file:
+        found.append(f"--pid={state_dir}/gunicorn.pid")
+    for option, path in plan.log_files.items():
+        found.append(f"{option}={path if path in kept_logs else OWN_STREAM}")
+    return found
 
 
 def tls_files(plan: Plan) -> list[str]:

@@ -123,6 +123,7 @@ class Plan:
         extras: of gunicorn-prom that the server needs.
         python_version: like 3.13.
         has_control_socket: whether this Gunicorn has one.
+        has_pid_file: whether one is configured.
         directory: in which the command was called; the configuration may lead to another.
         program: the command that is gunicorn-prom on this host, as its words.
         requirements: of the application: `requirements.txt`, `pyproject.toml` or "".
@@ -161,6 +162,7 @@ class Plan:
     extras: tuple[str, ...]
     python_version: str
     has_control_socket: bool
+    has_pid_file: bool
     directory: str
     program: tuple[str, ...]
     requirements: str
@@ -221,6 +223,7 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         extras=_extras(worker_type, web),
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         has_control_socket="control_socket" in cfg.settings,
+        has_pid_file=bool(cfg.pidfile),
         directory=directory,
         program=_program(),
         requirements=next((name for name in REQUIREMENTS if Path(directory, name).is_file()), ""),

@@ -108,10 +108,7 @@ def _command(plan: Plan) -> str:
     runtime = f"%t/gunicorn-prom/{plan.job}"
     words = [_word(word) for word in (*container.command(plan), *plan.host_arguments)]
     # The last one counts.
-    words.append(f"--metrics-state-dir={runtime}")
-    if plan.has_control_socket:
-        words.append(f"--control-socket={runtime}/gunicorn.ctl")
-    words += container.log_options(plan)
+    words += container.written(plan, runtime)
     program = " ".join(map(_word, plan.program))
     return " \\\n    ".join([f"{program} run", *words])
 

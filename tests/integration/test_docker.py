@@ -72,11 +72,12 @@ USER_ID = "10001"
 IMAGE = "gunicorn-prom"
 BASE_IMAGE = "debian-python"
 EMITTED_IMAGE = "emitted"
-# What an image cannot have is in it, too: a log where nothing can be written.
+# What an image cannot have is in it, too: files where nothing can be written.
 CONFIGURATION = """\
 workers = 2
 metrics_path = "/internal"
 accesslog = "access.log"
+pidfile = "app.pid"
 """
 # gunicorn-prom of this checkout, where pip finds it as it will find a published one.
 PUBLISHING = f"""\

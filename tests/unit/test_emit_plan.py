@@ -77,6 +77,22 @@ def test_an_address_is_written_as_it_was_given(address: str) -> None:
     assert f"--statsd-host={address}" in plan("shop:app", "--statsd-host", address).arguments
 
 
+def test_a_server_writes_to_one_directory(tmp_path: Path) -> None:
+    """What it writes at its start lies where it may, also by the configuration file."""
+    (tmp_path / "gunicorn.conf.py").write_text("pidfile = '/x/a.pid'\nworker_tmp_dir = '/x'\n")
+    for kind, place in {
+        "systemd": "%t/gunicorn-prom/shop",
+        "dockerfile": container.SHARED_MEMORY_DIR,
+        "podmonitor": podmonitor.STATE_DIR,
+    }.items():
+        for options in ([], ["--pid=/x/b.pid", "--worker-tmp-dir=/x"]):
+            text, *_ = emit(kind, "shop:app", *options).values()
+            assert f"--pid={place}/gunicorn.pid" in text
+            assert text.rpartition("--worker-tmp-dir=")[2].startswith(place)
+    (tmp_path / "gunicorn.conf.py").unlink()
+    assert "--pid" not in "".join(emit("systemd", "shop:app").values())
+
+
 def test_the_environment_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What variables say stands in the arguments, for a container has others."""
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--keep-alive=9 --preload")
