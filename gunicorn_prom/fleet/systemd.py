@@ -1,5 +1,6 @@
 """The kind `systemd`: a unit of the server and the socket that starts it."""
 
+import re
 from ipaddress import ip_address
 
 from gunicorn_prom.errors import UsageError
@@ -10,6 +11,8 @@ from gunicorn_prom.fleet.text import head
 __all__ = ["files"]
 
 HOMES = ("/home/", "/root/")
+# In directories of which the unit has its own: DynamicUser= leaves no choice.
+TEMPORARY = re.compile(r"(/var)?/tmp/[^/]+")
 # As far as a server of any worker type can do without: it reads proc of its own processes, asks
 # netlink for the backlog, and an application may make code at run time.
 HARDENING = """\
@@ -86,6 +89,7 @@ RuntimeDirectoryMode=0700
 {_memory(plan)}
 {HARDENING}\
 {_home(plan)}\
+{_temporary(plan)}\
 {_capabilities(plan)}\
 
 [Install]
@@ -115,10 +119,13 @@ def _command(plan: Plan) -> str:
 
 def _word(text: str) -> str:
     """Return an argument as systemd takes it for one, and as it stands."""
-    text = _escaped(text).replace("$", "$$")
-    if not any(character in text for character in " \t\"'\\;"):
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    text = text.replace("$", "$$")
+    needs_quotes = any(character in text for character in " \t\"'\\;")
+    return _quoted(text) if needs_quotes else _escaped(text)
+
+
+def _quoted(text: str) -> str:
+    return '"' + _escaped(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _escaped(text: str) -> str:
@@ -136,9 +143,21 @@ def _memory(plan: Plan) -> str:
 
 
 def _home(plan: Plan) -> str:
-    needed = any(path.startswith(HOMES) for path in (f"{plan.directory}/", *plan.program))
+    needed = any(path.startswith(HOMES) for path in _places(plan))
     reason = "# The application lies in a home directory; elsewhere it would be `yes`.\n"
     return f"{reason}ProtectHome=read-only\n" if needed else "ProtectHome=yes\n"
+
+
+def _temporary(plan: Plan) -> str:
+    found = [match[0] for place in _places(plan) if (match := TEMPORARY.match(place))]
+    reason = "# The application lies where the unit has a directory of its own.\n"
+    lines = [f"BindReadOnlyPaths={_quoted(path)}\n" for path in dict.fromkeys(found)]
+    return reason + "".join(lines) if lines else ""
+
+
+def _places(plan: Plan) -> list[str]:
+    """Return what must be there for the server to start, with a slash behind directories."""
+    return [f"{plan.directory}/", f"{plan.chdir}/", plan.config_file, *plan.program]
 
 
 def _capabilities(plan: Plan) -> str:

@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.emitted import ARGUMENTS, enter, write
+from gunicorn_prom.fleet import files_of
+from tests.emitted import ARGUMENTS, enter, plan, write
 from tests.fleet_rules import other_ways
 from tests.http2 import certificate_files
 from tests.prometheus import prometheus_on, query
@@ -372,6 +374,32 @@ def test_systemd_accepts_the_units(here: Path) -> None:
     analyze = find_program("systemd-analyze", "systemd")
     for name, arguments in ARGUMENTS.items():
         accepted(analyze, "verify", *write(here / name, "systemd", *arguments))
+
+
+@pytest.mark.real_parts
+def test_the_unit_sees_where_the_application_lies(here: Path) -> None:
+    """Also below the directories for temporary files, of which it has its own, and in a home."""
+    analyze = find_program("systemd-analyze", "systemd")
+    program = ("/bin/sh",)
+
+    def unit(**places: Any) -> list[str]:
+        service, sockets = files_of("systemd", replace(plan("shop:app"), **places))
+        for name, text in (service, sockets):
+            (here / name).write_text(text)
+        accepted(analyze, "verify", here / service.name)
+        lines = service.text.splitlines()
+        return [line for line in lines if line.startswith(("BindReadOnlyPaths=", "ProtectHome="))]
+
+    assert unit(directory="/srv/shop", program=program) == ["ProtectHome=yes"]
+    assert unit(directory="/tmpfs", program=program) == ["ProtectHome=yes"]
+    assert unit(directory="/home/me/shop", program=program) == ["ProtectHome=read-only"]
+    assert unit(directory="/tmp/my 100% shop/src", chdir="/var/tmp/shop", program=program) == [
+        "ProtectHome=yes",
+        'BindReadOnlyPaths="/tmp/my 100%% shop"',
+        'BindReadOnlyPaths="/var/tmp/shop"',
+    ]
+    with_program = unit(directory="/tmp/shop", program=(sys.executable, "-m", "gunicorn_prom"))
+    assert with_program[1] == 'BindReadOnlyPaths="/tmp/shop"'
 
 
 def test_systemd_gets_the_addresses_as_it_takes_them(here: Path) -> None:
