@@ -24,7 +24,8 @@ Make files for the fleet: gunicorn-prom emit podmonitor app:app -c gunicorn.conf
 Takes every option of `gunicorn-prom run` besides its own: addresses, paths, TLS, probes, grace
 periods and resources follow the configuration. Prints the file, or writes all of them with -o.
 """
-PERCENT = 100.0
+# Below it a server that fails always does not burn fast, so no alert could watch it.
+LOWEST_SLO, PERCENT = 95, 100
 
 # As argparse takes them; the help page and the completions are made of the same.
 OPTIONS: tuple[Declared, ...] = (
@@ -117,9 +118,10 @@ def _share(given: str) -> float:
         share = float(given.removesuffix("%"))
     except ValueError:
         share = 0.0
-    if not 0.0 < share < PERCENT:
-        message = f"invalid --slo: {given!r} is not a percentage between 0 and 100"
-        raise UsageError(message, "write it like 99.9")
+    if not LOWEST_SLO <= share < PERCENT:
+        range_ = f"from {LOWEST_SLO} up to, but not, {PERCENT}"
+        message = f"invalid --slo: {given!r} is not a percentage {range_}"
+        raise UsageError(message, "write it like 99.9, which allows one failure in 1000")
     return share
 
 

@@ -6,7 +6,6 @@ they are right for one host, for a thousand, and for several servers behind one 
 
 from typing import NamedTuple
 
-from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet.text import exact, quoted
 from gunicorn_prom.scoreboard import UNWANTED_EXITS
 
@@ -23,8 +22,6 @@ __all__ = [
 ]
 
 PERCENT = 100
-# Below it a server that fails always does not burn fast.
-LOWEST_SLO = 95
 # Of few requests a single failure is a large share.
 FEW_FAILURES = 10
 # How often the objective is evaluated, so that failures can be counted in what is recorded.
@@ -160,15 +157,7 @@ def alerts(slo: float, timeout_s: int) -> list[Alert]:
     Args:
         slo: percentage of requests that shall succeed.
         timeout_s: of the workers, 0 for none.
-
-    Raises:
-        UsageError: the objective is out of range.
     """
-    if not LOWEST_SLO <= slo < PERCENT:
-        raise UsageError(
-            f"no alert can watch an objective of {exact(slo)} %",
-            f"it must be from {LOWEST_SLO} up to, but not, 100: 99.9 allows one failure in 1000",
-        )
     return [*_burn_rates(slo), *MISSING, *WORKERS, _stale_heartbeat(timeout_s), *LOAD, OWN_ERRORS]
 
 

@@ -24,11 +24,7 @@ SERVER = "{{ $labels.instance }} ({{ $labels.job }})"
 
 
 def files(plan: Plan) -> list[File]:
-    """Make the alerts with the rules that they need, and the tests of both.
-
-    Raises:
-        UsageError: the objective is one that no alert can watch.
-    """
+    """Make the alerts with the rules that they need, and the tests of both."""
     found = alerts(plan.slo, plan.timeout_s)
     return [
         File(RULES, _rules_text(found, plan)),

@@ -192,7 +192,15 @@ def test_a_directory_in_the_way_is_said_before_anything_is_written(tmp_path: Pat
     [
         ([], "it is not said what to emit", "it can be dashboard, "),
         (["podmonitr"], "there is no kind podmonitr to emit", "did you mean podmonitor?"),
-        (["scrape", "--slo=101"], "invalid --slo: '101'", "write it like 99.9"),
+        *(
+            (
+                [kind, f"--slo={slo}"],
+                f"invalid --slo: '{slo}' is not a percentage from 95 up to, but not, 100",
+                "write it like 99.9",
+            )
+            for kind in ("alerts", "scrape")
+            for slo in ("100", "94.9", "101", "nan", "much")
+        ),
         (["scrape", "--force"], "--force is for -o", "name a directory with -o"),
         (["scrape", "-o", ""], "-o names no directory", "-o . is the one in which you are"),
         (
