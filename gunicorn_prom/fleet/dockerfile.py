@@ -5,7 +5,7 @@ import shlex
 
 from gunicorn_prom.fleet import container
 from gunicorn_prom.fleet.plan import File, Plan
-from gunicorn_prom.fleet.text import head
+from gunicorn_prom.fleet.text import head, one_line
 
 __all__ = ["files"]
 
@@ -20,7 +20,7 @@ def files(plan: Plan) -> list[File]:
     """Make the Dockerfile.
 
     Raises:
-        UsageError: the server would leave its container.
+        UsageError: the server would leave its container, or has a directory that no line can have.
     """
     container.refuse_daemon(plan)
     text = head(
@@ -46,7 +46,8 @@ def _mounts(plan: Plan) -> list[str]:
 
 
 def _stages(plan: Plan) -> str:
-    options = shlex.join(container.surroundings(plan, container.SHARED_MEMORY_DIR))
+    surroundings = container.surroundings(plan, container.SHARED_MEMORY_DIR)
+    options = one_line(shlex.join(surroundings))
     ports = [bind.port for bind in container.listeners(plan)]
     ports += [container.metrics_bind(plan).port] if plan.has_metrics else []
     return f"""\

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from gunicorn_prom.errors import UsageError
 from gunicorn_prom.fleet import container
 from gunicorn_prom.fleet.plan import Bind, File, Plan
-from gunicorn_prom.fleet.text import head
+from gunicorn_prom.fleet.text import head, one_line
 
 __all__ = ["files"]
 
@@ -44,7 +44,8 @@ def files(plan: Plan) -> list[File]:
     """Make the unit and its socket.
 
     Raises:
-        UsageError: the server would leave its unit, or systemd cannot have one of its addresses.
+        UsageError: the server would leave its unit, or systemd cannot have one of its addresses
+            or arguments.
     """
     container.refuse_daemon(plan)
     return [
@@ -129,8 +130,12 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a text without what systemd would take for a specifier."""
-    return text.replace("%", "%%")
+    """Return a text without what systemd would take for a specifier.
+
+    Raises:
+        UsageError: it does not fit into a line.
+    """
+    return one_line(text).replace("%", "%%")
 
 
 def _memory(plan: Plan) -> str:

@@ -222,6 +222,19 @@ def test_what_is_wrong_is_said(tmp_path: Path, arguments: list[str], error: str,
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.parametrize("option", ["--name=a\nb", "--name=a\rb", "--chdir=a\nb", "-eA=b\nc"])
+def test_a_unit_has_no_control_characters(tmp_path: Path, option: str) -> None:
+    """They would break a line of it, so they are refused; a tab is none."""
+    (tmp_path / "a\nb").mkdir()
+    done = emit(tmp_path, "systemd", "shop:app", option)
+    assert (done.returncode, done.stdout) == (2, "")
+    said, hinted = done.stderr.splitlines()
+    assert said.endswith("cannot be written into the file, for it has a control character")
+    assert hinted == "hint: leave that out, or say it in the configuration file"
+    done = emit(tmp_path, "systemd", "shop:app", "--name=a\tb")
+    assert "--name=a\tb" in exec_start(done.stdout, tmp_path)
+
+
 def test_a_directory_that_cannot_be_had_is_said(tmp_path: Path) -> None:
     """A failure to write is one sentence, and exit code 1."""
     (tmp_path / "file").touch()

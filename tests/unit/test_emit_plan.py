@@ -1,5 +1,6 @@
 """What `gunicorn-prom emit` takes from a configuration, and what a container makes of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def test_the_file_is_followed_and_found_again(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").rename(tmp_path / "conf" / "web.py")
     _, web = deployment("-c", "conf/web.py")
     assert web["args"][:2] == ["shop.wsgi:app", "--config=conf/web.py"]
+
+
+@pytest.mark.parametrize("kind", ["podmonitor", "compose", "dockerfile"])
+def test_what_can_be_quoted_is(kind: str) -> None:
+    """Control characters of an argument arrive as they were given where a file can have them."""
+    name = "--name=" + "".join(map(chr, (*range(1, 0x20), *range(0x7F, 0xA0), 0x2028, 0x1F600)))
+    text, *_ = emit(kind, "shop:app", name).values()
+    match kind:
+        case "podmonitor":
+            document = next(yaml.safe_load_all(text))
+            found = document["spec"]["template"]["spec"]["containers"][0]["args"]
+        case "compose":
+            (service, *_) = yaml.safe_load(text)["services"].values()
+            found = service["command"]
+        case "dockerfile":
+            found = json.loads(text.rpartition("CMD ")[2])
+    assert name in found
 
 
 @pytest.mark.parametrize("address", ["10.0.0.9:8125", "unix:///run/statsd.sock"])
@@ -235,10 +253,13 @@ def test_keda_follows_what_a_pod_can_do() -> None:
         ("systemd", ["--daemon"], "leaves its container"),
         ("systemd", ["--bind=web.internal:8000"], "resolves no names, so web.internal:8000"),
         ("systemd", ["--bind=127.0.0.1:0"], "with port 0 nobody knows"),
+        ("systemd", ["--bind=unix:a\nb"], "has a control character"),
+        ("dockerfile", ["--chdir=a\nb"], "has a control character"),
     ],
 )
 def test_what_cannot_be_made_is_said(kind: str, arguments: list[str], message: str) -> None:
     """A configuration for which there is no such file is an error with a hint."""
+    Path("a\nb").mkdir()
     with pytest.raises(UsageError, match=message) as caught:
         emit(kind, "shop:app", *arguments)
     assert caught.value.hint
