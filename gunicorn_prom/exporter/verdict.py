@@ -162,7 +162,8 @@ def _loads(change: Change | None, points: Sequence[Point], backlog: int | None) 
     if change is not None and all((at.saturation or 0.0) >= NEARLY_FULL for at in last):
         yield f"{last[0].saturation:.0%} of the capacity is in use now"
     if backlog and all(at.backlog for at in last):
-        yield f"{backlog} connections wait to be accepted"
+        wait = "connection waits" if backlog == 1 else "connections wait"
+        yield f"{backlog} {wait} to be accepted"
 
 
 def _are_all_stuck(states: Sequence[str]) -> bool:

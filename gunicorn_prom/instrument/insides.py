@@ -30,6 +30,7 @@ LONGEST_LINGER_S = 5.0
 
 Act = Callable[[], Any]
 Count = Callable[[], int]
+Finish = Callable[[Any, Any], None]
 
 
 class Insides(NamedTuple):
@@ -66,7 +67,24 @@ def end(worker: Any) -> None:
 
 
 def _gthread(worker: Any, module: ModuleType, publish: Act, websockets: Count) -> Insides:
+    if hasattr(worker, "method_queue"):
+        vars(worker)["finish_request"] = _counting_off_once(worker, worker.finish_request)
     return Insides(partial(end, worker), lambda: worker.nr_conns)
+
+
+def _counting_off_once(worker: Any, finish: Finish) -> Finish:
+    """Return the end of a request, in the worker's main thread, which closes its connection.
+
+    Gunicorn 24 to 27 counts a connection off, and once more when closing it fails: it was shut
+    down already where the application has failed in the middle of an answer.
+    """
+
+    def finish_request(connection: Any, future: Any) -> None:
+        open_before = worker.nr_conns
+        finish(connection, future)
+        worker.nr_conns = max(worker.nr_conns, open_before - 1)
+
+    return finish_request
 
 
 def _asgi(worker: Any, module: ModuleType, publish: Act, websockets: Count) -> Insides:

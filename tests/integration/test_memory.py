@@ -1,6 +1,7 @@
 """Memory of workers: bounded on demand, shared with --preload, and what they have open."""
 
 import contextlib
+import http.client
 import socket
 import threading
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_open_connections_are_shown(worker_type: str, tmp_path: Path) -> None:
             assert connection.recv(1000)
         assert wait_for_connections(server, IDLE)
         stack.close()
+        assert wait_for_connections(server, 0)
+
+
+def test_a_connection_counts_off_once(tmp_path: Path) -> None:
+    """One whose answer breaks off is one less, not two as Gunicorn's gthread has it."""
+    options = ("--worker-type=gthread", "--threads=2", "--keep-alive=60")
+    with gunicorn_prom(tmp_path, "mix:app", *options) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert connection.recv(1000)
+            for _ in range(3):
+                with pytest.raises((OSError, http.client.HTTPException)):
+                    server.get("/fail/late")
+            assert wait_for_connections(server, 1)
         assert wait_for_connections(server, 0)
 
 
