@@ -3,6 +3,7 @@
 import base64
 import email.utils
 import http.client
+import os
 import socket
 import ssl
 import threading
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from gunicorn_prom.errors import UsageError
+from gunicorn_prom.settings import environment
 
 __all__ = ["Endpoint", "Scrape", "normalized"]
 
@@ -30,6 +32,8 @@ HEADERS = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "gzip"}
 # There on every server of ours, whatever it does.
 MARK = "gunicorn_workers_target"
 TYPE = "# TYPE "
+# The variable with the password of a user who is named without one; `top` takes it too.
+PASSWORD = environment("password")
 OWN_LINES = ("gunicorn_", f"{TYPE}gunicorn_")
 
 
@@ -75,7 +79,8 @@ class Endpoint:
     """The metrics endpoint of a running server.
 
     Args:
-        url: with or without the path, perhaps with user and password.
+        url: with or without the path, perhaps with user and password. The password of a user
+            without one is that of the environment variable PASSWORD.
         path: of the metrics, where the URL has none.
 
     Attributes:
@@ -94,7 +99,8 @@ class Endpoint:
             self._target += f"?{parts.query}"
         self._headers = dict(HEADERS)
         if parts.username is not None:
-            user, password = unquote(parts.username), unquote(parts.password or "")
+            user = unquote(parts.username)
+            password = unquote(parts.password or "") or os.environ.get(PASSWORD, "")
             encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
             self._headers["Authorization"] = f"Basic {encoded}"
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -176,7 +182,7 @@ class Endpoint:
 
     def _refusal(self, status: int, reason: str, body: bytes) -> _Failure:
         hints = {
-            401: "give user and password: --live https://USER:PASSWORD@HOST:PORT",
+            401: f"name a user, --live https://USER@HOST:PORT, and set {PASSWORD}",
             403: "see who may read: --metrics-web-config",
             404: "give the server's --metrics-path in the URL",
         }

@@ -32,7 +32,7 @@ from gunicorn_prom.settings import environment
 
 __all__ = ["top"]
 
-PASSWORD = "GUNICORN_PROM_PASSWORD"
+PASSWORD = environment("password")
 DEFAULT_INTERVAL_S, MIN_INTERVAL_S, MAX_INTERVAL_S = 2, 0.2, 3600
 # Where stdout is no terminal: all columns.
 PIPED_WIDTH = 160

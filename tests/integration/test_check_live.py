@@ -311,7 +311,9 @@ def test_tls_and_a_password(tmp_path: Path) -> None:
         wait_for(lambda: checked(*check, known, environ=trusting) == PASSED, "the server")
         expected = Found("error", f"no trust in https://{address}/metrics: ", "SSL_CERT_FILE")
         assert_finds(*check, known, expected=expected)
-        expected = Found("error", "answers 401 Unauthorized", "USER:PASSWORD@")
+        named = {**trusting, "GUNICORN_PROM_PASSWORD": PASSWORD}
+        assert checked(*check, f"--live=https://{USER}@{address}", environ=named) == PASSED
+        expected = Found("error", "answers 401 Unauthorized", "set GUNICORN_PROM_PASSWORD")
         assert_finds(*check, f"--live=https://{address}", environ=trusting, expected=expected)
         wrong = f"--live=https://{USER}:not%20it@{address}"
         (found,) = checked(*check, wrong, environ=trusting)
