@@ -12,6 +12,7 @@ __all__ = [
     "NEARLY_FULL",
     "has_died",
     "liveness_problem",
+    "master_problem",
     "readiness_problem",
     "target",
     "target_of",
@@ -28,11 +29,12 @@ def liveness_problem(server: ServerReading) -> str:
     """Say why the server counts as stuck, "" when the loop of one of its masters turns."""
     if not server.masters:
         return "no master is running"
-    problems = [_stuck(master) for master in server.masters]
+    problems = list(map(master_problem, server.masters))
     return problems[-1] if all(problems) else ""
 
 
-def _stuck(master: MasterReading) -> str:
+def master_problem(master: MasterReading) -> str:
+    """Say why a master counts as stuck, "" when its loop turns."""
     reading = master.reading
     age = reading.time - reading.master[Master.HEARTBEAT]
     if has_died(master):

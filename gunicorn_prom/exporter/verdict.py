@@ -11,6 +11,7 @@ from gunicorn_prom.exporter.health import (
     NEARLY_FULL,
     has_died,
     liveness_problem,
+    master_problem,
     readiness_problem,
     target,
 )
@@ -132,8 +133,7 @@ class Judge:
     def _troubles(
         self, server: ServerReading, states: Sequence[str], change: Change | None
     ) -> Iterator[str]:
-        for master in filter(has_died, server.masters):
-            yield f"the master (pid {master.board.meta['pid']}) has died, its workers are left"
+        yield from map(master_problem, filter(has_died, server.masters))
         stuck = states.count("stuck")
         if not _serving(states) and target(server):
             yield _how_many(server, states)
