@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from gunicorn_prom.fleet.alert_rules import RATES
 from gunicorn_prom.metrics import FAMILIES
 from tests.fleet_rules import (
+    RULES,
     dashboard_queries,
     emitted_alerts,
     hurried,
@@ -54,10 +55,8 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A Prometheus with the rules in a hurry, which has scraped two loaded servers; its port."""
     directory: Path = tmp_path_factory.mktemp("prometheus")
-    rules = []
-    for name, text in emitted_alerts(directory / "emitted").items():
-        (directory / name).write_text(hurried(text))
-        rules.append(directory / name)
+    rules = directory / RULES
+    rules.write_text(hurried(emitted_alerts(directory / "emitted")[RULES]))
     threads = ("--workers=2", "--threads=2", "--worker-type=gthread")
     with (
         gunicorn_prom(directory / "wsgi", "routed_flask:app", *threads) as wsgi,
@@ -68,7 +67,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         load.start()
         try:
             with running_prometheus(
-                directory, wsgi.metrics_port, more_ports=[asgi.metrics_port], rule_files=rules[:2]
+                directory, wsgi.metrics_port, more_ports=[asgi.metrics_port], rule_files=[rules]
             ) as port:
                 wait_for(lambda: query(port, BURNS), "recorded rules")
                 yield port
