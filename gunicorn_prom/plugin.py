@@ -233,15 +233,16 @@ class PrometheusMixin(_Base):
         super().init_signals()
         if self._stack_writer is not None:
             self._stack_writer.watch_abort()
-        loop = getattr(self, "loop", None)
-        if loop is None:
+        # A class of the user's own may call anything its loop.
+        call_soon = getattr(getattr(self, "loop", None), "call_soon", None)
+        if call_soon is None:
             self._raise_early({})
             return
         # Gunicorn's handlers on asyncio; of what comes before it runs uvloop hears nothing.
         handlers = {number: signal.getsignal(number) for number in TOLD_EARLY}
         for number in TOLD_EARLY:
             signal.signal(number, self._note_early)
-        loop.call_soon(self._raise_early, handlers)
+        call_soon(self._raise_early, handlers)
 
     def _note_early(self, number: int, frame: FrameType | None) -> None:
         self.told_early.append(number)

@@ -168,6 +168,15 @@ def test_worker_type_and_worker_class(
         assert f"Using worker: {info['worker_class']}" in server.log
 
 
+def test_a_users_class_with_a_loop_of_another_kind(tmp_path: Path) -> None:
+    """What it calls its loop need not be one of asyncio."""
+    source = "from gunicorn.workers.sync import SyncWorker\nclass Own(SyncWorker): loop = 'own'\n"
+    (tmp_path / "owned.py").write_text(source)
+    with gunicorn_prom(tmp_path, APP, "--worker-class=owned.Own") as server:
+        assert server.get("/").status == 200
+        assert server.stop() == 0
+
+
 # What Gunicorn does on request.
 
 
