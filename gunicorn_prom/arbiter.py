@@ -30,7 +30,7 @@ from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
 from gunicorn_prom.listeners import Listener, sockets_of
 from gunicorn_prom.processes import brief_facts, pid_namespace
 from gunicorn_prom.roster import Roster
-from gunicorn_prom.scoreboard import SIGNALS, Gauge, Master, Vital
+from gunicorn_prom.scoreboard import SIGNALS, Board, Gauge, Master, Vital
 from gunicorn_prom.settings import add_own_settings, read_own_settings
 from gunicorn_prom.signals import SignalQueue, is_unfit
 from gunicorn_prom.state import State, unusable
@@ -53,7 +53,14 @@ FATAL_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGABRT, 
 VITALS_PERIOD_S = 5.0
 
 # What goes from one board of a master to the next.
-LASTING_CELLS = (Master.START_TIME, Master.RELOAD_TIME, Master.READY_UNTIL, Master.GRACE_UNTIL)
+LASTING_CELLS = (
+    Master.HEARTBEAT,
+    Master.GRACE_UNTIL,
+    Master.TARGET,
+    Master.START_TIME,
+    Master.RELOAD_TIME,
+    Master.READY_UNTIL,
+)
 
 # What a reload cannot change: it is decided before the first worker is there.
 FIXED_SETTINGS = ("metrics_state_dir", "app_metrics")
@@ -167,11 +174,7 @@ class PrometheusArbiter(Arbiter):
             "python_version": platform.python_version(),
             "gunicorn_prom_version": __version__,
         }
-        self._state = State.create(root, self._meta(cfg))
-        # Here, and not when all is ready: others may read the board before that.
-        for cell in (Master.START_TIME, Master.RELOAD_TIME):
-            self._state.board.set_master(cell, time.time())
-        self._publish_settings(cfg)
+        self._state = State.create(root, self._meta(cfg), lambda board: self._begin(board, cfg))
         try:
             self._app_directory.settle(self._state.path, cfg.uid, cfg.gid)
         except OSError as error:
@@ -180,6 +183,18 @@ class PrometheusArbiter(Arbiter):
         self._oom_kills = OomKills()
         self._autopsies = Autopsies(self._state.path)
         watch_waiting(self._note_exit)
+
+    def _begin(self, board: Board, cfg: Any) -> None:
+        """Tell on the first board what is so from the start.
+
+        The heart may pause until a preloaded application is imported.
+        """
+        board.set_master(Master.HEARTBEAT, time.monotonic())
+        board.set_master(Master.GRACE_UNTIL, _latest_end(cfg.timeout + cfg.graceful_timeout))
+        board.set_master(Master.TARGET, cfg.workers)
+        for cell in (Master.START_TIME, Master.RELOAD_TIME):
+            board.set_master(cell, time.time())
+        self._publish_settings(board, cfg)
 
     def _begin_folding(self) -> None:
         assert self._state is not None
@@ -208,6 +223,7 @@ class PrometheusArbiter(Arbiter):
             self._begin_folding()
         assert self._state is not None
         self._beat()
+        self._announce_pause(0.0)
         listener = getattr(self.app, "metrics_listener", None)
         try:
             self._exporter = ExporterHost.prepare(self.cfg, self._state, listener, self.log)
@@ -233,22 +249,24 @@ class PrometheusArbiter(Arbiter):
             gc.collect()  # what an import leaves behind would be kept for ever
         gc.freeze()
 
-    def _publish_settings(self, cfg: Any) -> None:
-        """Tell those settings that are shown beside the workers."""
-        assert self._state is not None
-        board = self._state.board
+    def _publish_settings(self, board: Board, cfg: Any) -> None:
+        """Tell those settings that are shown beside the workers.
+
+        Raises:
+            OSError: the label file cannot be extended.
+        """
         board.set_master(Master.TIMEOUT, cfg.timeout)
         board.set_master(Master.MAX_WORKER_MEMORY, cfg.max_worker_memory or 0)
-        with self._tolerated("keys"):
-            row = board.keys.row(WORKER_CLASSES, (cfg.worker_class_str,))
-            board.set_master(Master.WORKER_CLASS, row)
+        row = board.keys.row(WORKER_CLASSES, (cfg.worker_class_str,))
+        board.set_master(Master.WORKER_CLASS, row)
 
     def _follow_settings(self) -> None:
         """Do what a reload has changed in our own settings."""
         assert self._state is not None
         board = self._state.board
-        self._publish_settings(self.cfg)
         board.set_master(Master.RELOAD_TIME, time.time())
+        with self._tolerated("keys"):
+            self._publish_settings(board, self.cfg)
         if tuple(self.cfg.metrics_buckets) != board.layout.buckets:
             with self._tolerated("state"):
                 self._add_slots()
@@ -263,11 +281,13 @@ class PrometheusArbiter(Arbiter):
         """Make a further board, for more workers than were foreseen or other buckets."""
         assert self._state is not None
         last = self._state.board.read().master
-        self._state.add_board(self._meta(self.cfg))
-        for cell in LASTING_CELLS:
-            self._state.board.set_master(cell, last[cell])
-        self._publish_settings(self.cfg)
-        self._beat()
+
+        def fill(board: Board) -> None:
+            for cell in LASTING_CELLS:
+                board.set_master(cell, last[cell])
+            self._publish_settings(board, self.cfg)
+
+        self._state.add_board(self._meta(self.cfg), fill)
 
     def spawn_worker(self) -> int:
         """Fork a worker, which finds its slot assigned by `pre_fork`."""
@@ -623,8 +643,7 @@ class PrometheusArbiter(Arbiter):
     def _announce_pause(self, seconds: float) -> None:
         with self._tolerated("master"):
             if self._state is not None:
-                until = time.monotonic() + seconds + GRACE_S
-                self._state.board.set_master(Master.GRACE_UNTIL, until)
+                self._state.board.set_master(Master.GRACE_UNTIL, _latest_end(seconds))
 
     @contextmanager
     def _tolerated(self, place: str) -> Iterator[None]:
@@ -654,3 +673,8 @@ def adopt(server: Arbiter) -> None:
     arbiter._is_adopted = True
     arbiter.open()
     arbiter.apply_settings()
+
+
+def _latest_end(seconds: float) -> float:
+    """Return until when what may take so long from now on counts as going on."""
+    return time.monotonic() + seconds + GRACE_S

@@ -114,20 +114,11 @@ class ServerReader:
                 self._opened.pop(number).close()
         for number in files.keys() - self._opened.keys() - self._unreadable:
             with suppress(FileNotFoundError):
-                # Asked before: it may be done by the time it has turned out to be unreadable.
-                if is_being_made(files[number]):
-                    continue
                 try:
                     self._opened[number] = load_board(files[number], number)
                 except StateError as error:
                     self._unreadable.add(number)
                     self.report(error)
-
-
-def is_being_made(path: Path) -> bool:
-    """Tell whether the board in that file has no head so far, which is written last."""
-    with path.open("rb") as file:
-        return not file.read(1).strip(b"\0")
 
 
 def _masters(live: list[MasterReading]) -> list[MasterReading]:

@@ -1,6 +1,6 @@
 """The state directory: where the scoreboards of the running servers lie.
 
-    ROOT/gunicorn-prom.PID.TIME/board.NUMBER    the cells
+    ROOT/gunicorn-prom.PID.TIME/board.NUMBER    the cells; unfinished.NUMBER while it is made
     ROOT/gunicorn-prom.PID.TIME/keys.NUMBER     the labels of that board
     ROOT/gunicorn-prom.PID.TIME/listeners.NUMBER    where the master of that board listens
     ROOT/gunicorn-prom.PID.TIME/metrics_url.NUMBER  and where its metrics server does
@@ -12,9 +12,10 @@ directory adds them up.
 
 A board is locked (flock) by the master and by its workers, who inherit the open file.
 So it is held until the last process that may write to it has gone, however that came,
-and a pid proves nothing. A board that nobody holds is folded into that of the
-generation that lives, and removed. When the last master ends, or is found to have been
-killed at the next start, the directory goes.
+and a pid proves nothing. It gets its name when all that others expect is on it. A board
+that nobody holds is folded into that of the generation that lives, and removed. When
+the last master ends, or is found to have been killed at the next start, the directory
+goes.
 """
 
 import fcntl
@@ -24,7 +25,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ __all__ = [
 PREFIX = "gunicorn-prom"
 NAME = re.compile(rf"{PREFIX}\.\d+\.\d+")
 BOARD = "board"
+UNFINISHED = "unfinished"
 KEYS = "keys"
 LISTENERS = "listeners"
 METRICS_URL = "metrics_url"
@@ -60,6 +62,10 @@ HINT = "choose another with --metrics-state-dir, best on tmpfs (in Kubernetes: a
 # The directory of the server, and a descriptor of a board in it which keeps that held
 # until the next generation has its own.
 HANDED_OVER = "GUNICORN_PROM_STATE"
+
+
+def empty(board: Board) -> None:
+    """Leave a new board empty."""
 
 
 def default_root() -> Path:
@@ -103,7 +109,9 @@ class State:
         self.boards: list[Board] = []
 
     @classmethod
-    def create(cls, root: Path | None, meta: dict[str, Any]) -> "State":
+    def create(
+        cls, root: Path | None, meta: dict[str, Any], fill: Callable[[Board], None] = empty
+    ) -> "State":
         """Make a directory with a board in it, or put the board into that of the last generation.
 
         Runs in the master, after it has become a daemon. Sweeps `root` of the stale.
@@ -111,20 +119,21 @@ class State:
         Args:
             root: a directory that may hold other things too, None: `default_root()`.
             meta: see `Board.format`.
+            fill: see `add_board`.
 
         Raises:
             StateError: the directory is not ours, not writable, or full.
         """
         handed_over = os.environ.pop(HANDED_OVER, None)
         if handed_over is not None:
-            return cls._join(handed_over, meta)
+            return cls._join(handed_over, meta, fill)
         root = make_root(root)
         try:
             sweep(root)
             path, directory_fd = _make_directory(root)
             try:
                 state = cls(path)
-                state.add_board(meta)
+                state.add_board(meta, fill)
                 return state
             except OSError:
                 shutil.rmtree(path, ignore_errors=True)
@@ -135,12 +144,14 @@ class State:
             raise unusable(root, error) from error
 
     @classmethod
-    def _join(cls, handed_over: str, meta: dict[str, Any]) -> "State":
+    def _join(
+        cls, handed_over: str, meta: dict[str, Any], fill: Callable[[Board], None]
+    ) -> "State":
         descriptor, _, path = handed_over.partition(":")
         state = cls(Path(path))
         try:
             state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            state.add_board(meta)
+            state.add_board(meta, fill)
         except OSError as error:
             raise unusable(state.path, error) from error
         finally:
@@ -152,35 +163,30 @@ class State:
         """The board in use."""
         return self.boards[-1]
 
-    def add_board(self, meta: dict[str, Any]) -> Board:
+    def add_board(self, meta: dict[str, Any], fill: Callable[[Board], None] = empty) -> Board:
         """Make a board and use it from now on.
 
         Args:
             meta: see `Board.format`; number, first slot and generation are found.
+            fill: writes on the board what is to be there when the first reader comes.
 
         Raises:
             OSError: there is no room, or no directory any more.
         """
         number = time.time_ns() // 1000  # a float holds microseconds exactly
-        paths = [self.path / f"{name}.{number}" for name in (BOARD, KEYS)]
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptors: list[int] = []
+        numbering = {
+            "number": number,
+            "first_slot": self._free_range(meta["slots"]),
+            "generation": self._generation(),
+        }
+        paths = [self.path / f"{name}.{number}" for name in (UNFINISHED, KEYS)]
         try:
-            descriptors += [os.open(paths[0], flags, 0o600)]
-            fcntl.flock(descriptors[0], fcntl.LOCK_EX)
-            descriptors += [os.open(paths[1], flags | os.O_APPEND, 0o600)]
-            numbering = {
-                "number": number,
-                "first_slot": self._free_range(meta["slots"]),
-                "generation": self._generation(),
-            }
-            Board.format(descriptors[0], {**numbering, **meta})
-            board = Board(descriptors[0], descriptors[1])
+            board = _make_board(paths[0], paths[1], {**numbering, **meta})
+            fill(board)
+            paths[0].rename(self.path / f"{BOARD}.{number}")
         except OSError:
-            for path in paths[: len(descriptors)]:
+            for path in paths:
                 path.unlink(missing_ok=True)
-            for descriptor in descriptors:
-                os.close(descriptor)
             raise
         self.boards.append(board)
         return board
@@ -292,6 +298,21 @@ class State:
             _remove_server(self.path)
 
 
+def _make_board(path: Path, keys_path: Path, meta: dict[str, Any]) -> Board:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptors: list[int] = []
+    try:
+        descriptors.append(os.open(path, flags, 0o600))
+        fcntl.flock(descriptors[0], fcntl.LOCK_EX)
+        descriptors.append(os.open(keys_path, flags | os.O_APPEND, 0o600))
+        Board.format(descriptors[0], meta)
+        return Board(*descriptors)
+    except OSError:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+
+
 def board_files(directory: Path) -> list[tuple[int, Path]]:
     """Return number and path of every board in the directory of a server, oldest first.
 
@@ -325,7 +346,7 @@ def open_board(path: Path, number: int, mode: int = os.O_RDONLY) -> Iterator[Boa
 
     Raises:
         FileNotFoundError: it is gone.
-        StateError: it was laid out by another version, or is being made.
+        StateError: it was laid out by another version.
     """
     board = load_board(path, number, mode)
     try:

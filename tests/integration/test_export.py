@@ -138,6 +138,28 @@ def test_it_waits_for_a_server(tmp_path: Path) -> None:
             assert server.stop() == 0
             wait_for(lambda: exporter.ask("/metrics").status == 503, "the end of the server")
         assert exporter.log.count("waiting for a server") == 2
+
+
+def test_a_server_that_imports_its_application_is_starting(tmp_path: Path) -> None:
+    """With --preload that is before the master's first turn, and no sign that it is stuck."""
+    gate = tmp_path / "gate"
+    (tmp_path / "slowly.py").write_text(
+        "import pathlib, time\n"
+        f"while not pathlib.Path({str(gate)!r}).exists():\n"
+        "    time.sleep(0.01)\n"
+        "from behave import app\n"
+    )
+    with (
+        gunicorn_prom(tmp_path, "slowly:app", NONE, "--preload", start=False) as server,
+        sidecar(tmp_path / "sidecar", tmp_path / "state") as exporter,
+    ):
+        server.launch()
+        wait_for(lambda: exporter.ask("/metrics").status == 200, "the master")
+        health = json.loads(exporter.ask("/status.json").text)["health"]
+        assert health["word"] == "starting"
+        assert (health["live"], health["ready"]) == (True, False)
+        gate.touch()
+        exporter.wait_for_server()
         assert exporter.log.count("following ") == 1
         assert exporter.stop() == 0
 

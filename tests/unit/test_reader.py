@@ -228,24 +228,23 @@ def test_an_unreadable_board_is_reported_once(older: State, content: bytes) -> N
     assert [type(error) for error in reported] == [StateError]
 
 
-def test_a_board_that_is_being_made_is_read_when_it_is_there(older: State) -> None:
-    """Before it has contents it is no error; it is tried again."""
+def test_a_board_is_read_when_all_is_on_it(older: State) -> None:
+    """Whoever reads while a board is made finds nothing of it, and it is no error."""
     reported: list[Exception] = []
+    masters: list[int] = []
+    following = State(older.path)
     with reading(older.path) as reader:
         reader.report = reported.append
-        number = 99
-        (older.path / f"board.{number}").touch()
-        (older.path / f"keys.{number}").touch()
-        before = facts(reader.read())
-        with (older.path / f"board.{number}").open("r+b") as file:
-            Board.format(file.fileno(), meta("3.3", number=number))
-        assert facts(reader.read()) == before
-        assert number in {board.number for board, *_ in _boards(reader)}
+
+        def fill(board: Board) -> None:
+            masters.append(len(reader.read().masters))
+            board.set_master(Master.START_TIME, 1.0)
+
+        following.add_board(meta("2.2", first_slot=4), fill)
+        assert masters == [1]
+        starts = [found.reading.master[Master.START_TIME] for found in reader.read().masters]
+    assert starts == [0.0, 1.0]
     assert reported == []
-
-
-def _boards(reader: ServerReader) -> list[tuple[Board]]:
-    return [(board,) for board in reader._opened.values()]
 
 
 def test_descriptors_are_let_go(older: State) -> None:

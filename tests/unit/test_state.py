@@ -1,5 +1,6 @@
 """The state directory: whose it is, what is swept from it, and what stays."""
 
+import errno
 import os
 import stat
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_prom.errors import StateError
+from gunicorn_prom.scoreboard import Board
 from gunicorn_prom.state import State, default_root, metrics_url, sweep
 from tests.unit.boards import META
 
@@ -99,6 +101,19 @@ def test_a_child_holds_the_board(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     sweep(tmp_path)
     assert not path.exists()
+
+
+def test_a_board_that_cannot_be_filled_leaves_nothing(tmp_path: Path) -> None:
+    """The one in use stays in use."""
+    state = State.create(tmp_path, META)
+    before = state.board, sorted(state.path.iterdir())
+
+    def fill(board: Board) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with pytest.raises(OSError, match="no space"):
+        state.add_board(META, fill)
+    assert (state.board, sorted(state.path.iterdir())) == before
 
 
 def test_an_unusable_directory_is_told(tmp_path: Path) -> None:
