@@ -211,10 +211,10 @@ class PrometheusMixin(_Base):
             return
         self._app_directory = os.environ.get(VARIABLE)
         self._slot = Slot(self._board, self._slot_number, self.log)
-        self._slot.set_gauge(Gauge.PID, os.getpid())
         self._slot.set_gauge(Gauge.START_TIME, self.start_time)
         self._slot.set_gauge(Gauge.CAPACITY, self._capacity())
         self._slot.set_gauge(Gauge.CONNECTIONS, UNKNOWN)
+        self._slot.set_gauge(Gauge.PID, os.getpid())  # last: from here on it is shown
         watch_garbage_collector(self._slot)
         self._recorder = Recorder(self._slot, shows_targets=self.cfg.timeout_autopsy)
         if workers.seam_of(type(self)) == "hooks":

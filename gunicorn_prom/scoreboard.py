@@ -194,7 +194,7 @@ class Gauge:
     """The cells at the head of a slot, by index. They vanish with the worker."""
 
     AGE = 0  # written last by the master when it gives the slot away; 0: never used
-    PID = 1
+    PID = 1  # written by the worker when it has told who it is; 0: it has not
     START_TIME = 2  # Unix seconds
     BOOTED_TIME = 3  # Unix seconds, 0 while booting
     STATE = 4

@@ -216,6 +216,28 @@ def test_facts_that_do_not_change(tmp_path: Path) -> None:
         assert server.get("/pid").text == info["pid"]
 
 
+def test_a_worker_is_shown_when_it_is_known(tmp_path: Path) -> None:
+    """One that is still writing who it is has no samples, and no start at zero."""
+    (tmp_path / "slowly.py").write_text(
+        "import pathlib, time\n"
+        "from gunicorn_prom import PrometheusWorker\n"
+        "class Worker(PrometheusWorker):\n"
+        "    def _capacity(self):\n"
+        "        pathlib.Path('is_there').touch()\n"
+        "        while not pathlib.Path('gate').exists():\n"
+        "            time.sleep(0.01)\n"
+        "        return super()._capacity()\n"
+    )
+    with gunicorn_prom(tmp_path, APP, "-k", "slowly.Worker", start=False) as server:
+        server.launch()
+        wait_for((tmp_path / "is_there").exists, "the worker")
+        names = {s.name for s in server.scrape().samples if "worker_id" in s.labels}
+        assert names == set()
+        (tmp_path / "gate").touch()
+        server.wait_for_workers(1)
+        assert server.scrape().one("gunicorn_worker_start_time_seconds") > 0
+
+
 def test_the_heartbeat_is_fresh(tmp_path: Path) -> None:
     """The time at which the master last heard of a worker is Unix time and moves on."""
     heartbeat = "gunicorn_worker_heartbeat_timestamp_seconds"
