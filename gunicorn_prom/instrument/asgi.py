@@ -200,7 +200,8 @@ class ASGISeam:
             self._recorder.end(exchange.request)
 
     def _count_exception(self, exchange: "_Exchange", error: BaseException) -> None:
-        if isinstance(error, Exception) and not _is_departure(error):
+        is_departure = exchange.is_left or _is_departure(error)
+        if isinstance(error, Exception) and not is_departure:
             endpoint = self._recorder.endpoint(_environ(exchange))
             self._slot.count_failed_request(method_label(exchange.method), error, endpoint)
 
@@ -221,7 +222,13 @@ class ASGISeam:
 
         async def counted_send(message: Message) -> None:
             nonlocal is_open, is_handshake
-            await send(message)
+            try:
+                await send(message)
+            except Exception:
+                # Before Gunicorn knows that a client has gone, its event loop or transport
+                # says so, each in its own way.
+                exchange.is_left = not exchange.status and _has_left(receive)
+                raise
             kind = message["type"]
             if kind == "websocket.accept":
                 self._recorder.end(exchange.request)
@@ -250,9 +257,7 @@ class ASGISeam:
         finally:
             close()
             if is_handshake:
-                transport = getattr(getattr(receive, "__self__", None), "transport", None)
-                is_gone = transport is not None and transport.is_closing()
-                self._settle_handshake(exchange, sys.exception(), is_gone=is_gone)
+                self._settle_handshake(exchange, sys.exception(), is_gone=_has_left(receive))
 
     def _settle_handshake(
         self, exchange: "_Exchange", error: BaseException | None, *, is_gone: bool
@@ -306,6 +311,7 @@ class _Exchange:
         forward: the server's `send`.
         status: as the application has given it, 0 while it has not.
         is_over: it was counted.
+        is_left: the client of a WebSocket has gone, as a `send` has shown.
     """
 
     seam: ASGISeam
@@ -320,6 +326,7 @@ class _Exchange:
     status = 0
     body_bytes = 0
     is_over = False
+    is_left = False
 
     async def send(self, message: Message) -> None:
         """Send what the application gives, and note it."""
@@ -441,6 +448,14 @@ def _is_departure(error: BaseException) -> bool:
     """Tell whether the error was raised because the client has gone."""
     kind = type(error)
     return kind.__module__ in DEPARTURES and kind.__name__ != MISTAKE
+
+
+def _has_left(receive: Receive) -> bool:
+    """Tell whether the client of a WebSocket has gone, or has closed it."""
+    protocol = getattr(receive, "__self__", None)
+    transport = getattr(protocol, "transport", None)
+    is_closed = bool(getattr(protocol, "closed", False))
+    return is_closed or (transport is not None and transport.is_closing())
 
 
 def _closing(message: Message, scope: Scope) -> Message:

@@ -154,11 +154,11 @@ async def chatter(scope, receive, send, _argument):
     await send_to_the_end(send, part(b"more"))
 
 
-async def send_to_the_end(send, message):
+async def send_to_the_end(send, message, pause_s=0.02):
     try:
         while True:
             await send(message)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause_s)
     finally:
         Path("told").touch()
 
@@ -235,7 +235,7 @@ async def lifespan(scope, receive, send):
 
 
 async def websocket(scope, receive, send):
-    """Say everything twice; /refuse says nothing, /break fails, and /chatter does not listen."""
+    """Say everything twice; /refuse says nothing, /break fails, /chatter and /babble do not listen."""
     await receive()
     if scope["path"] == "/refuse":
         await send({"type": "websocket.close"})
@@ -245,6 +245,8 @@ async def websocket(scope, receive, send):
     await send({"type": "websocket.accept"})
     if scope["path"] == "/chatter":
         await send_to_the_end(send, {"type": "websocket.send", "text": "more"})
+    if scope["path"] == "/babble":
+        await send_to_the_end(send, {"type": "websocket.send", "text": "more"}, pause_s=0)
     while (message := await receive())["type"] == "websocket.receive":
         if message.get("text") == "bye":
             await send({"type": "websocket.close", "code": 1000})

@@ -175,18 +175,24 @@ class TestMix(Mix):
         assert metrics.one("gunicorn_websocket_connections_total") == WEBSOCKETS
         asked.assert_exact()
 
-    def test_a_websocket_that_is_left_is_no_failure(self, tmp_path: Path, worker_type: str) -> None:
-        """What the server raises in an application whose client has gone is not its exception."""
+    @pytest.mark.parametrize("path", ["chatter", "babble"])
+    def test_a_websocket_that_is_left_is_no_failure(
+        self, tmp_path: Path, worker_type: str, path: str
+    ) -> None:
+        """What is raised in an application whose client has gone is not its exception.
+
+        One that babbles sends before Gunicorn knows it, and uvloop raises.
+        """
         with gunicorn_prom(tmp_path, "asgi_mix:app", *options(worker_type, 1)) as server:
-            asyncio.run(self._leave(server))
+            asyncio.run(self._leave(server, path))
             wait_for((tmp_path / "told").exists, "the end of the application")
             assert server.get("/plain").status == 200
             metrics = server.scrape()
             assert metrics.one("gunicorn_websocket_connections_total") == 1
             assert metrics.total("gunicorn_http_exceptions_total") == 0
 
-    async def _leave(self, server: Server) -> None:
-        socket = await websockets.connect(f"ws://127.0.0.1:{server.port}/chatter", proxy=None)
+    async def _leave(self, server: Server, path: str) -> None:
+        socket = await websockets.connect(f"ws://127.0.0.1:{server.port}/{path}", proxy=None)
         assert await socket.recv() == "more"
         socket.transport.abort()
 
