@@ -277,7 +277,7 @@ _gunicorn_prom_command() {
                 --sort)
                     kind=words
                     proposals="id generation pid state active busy rate requests memory rss cpu threads
-                        connections uptime heartbeat oldest"
+                        connections waiting uptime heartbeat oldest"
                     ;;
                 --password-file | --ca-file | --cert | --key)
                     kind=files

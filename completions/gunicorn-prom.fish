@@ -127,6 +127,7 @@ function __gunicorn_prom_id_to_oldest
         'cpu' 'of one CPU' \
         'threads' 'threads' \
         'connections' 'open connections' \
+        'waiting' 'connections that wait for a thread' \
         'uptime' 'since its start' \
         'heartbeat' 'since it last told the master that it lives' \
         'oldest' 'the request that it has had for longest'
@@ -195,7 +196,7 @@ complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l server -x -d 'W
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l once -d 'Show it once and exit.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l format -x -a 'text json' -d 'text, or json: the document of the server as it is, once.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l interval -x -d 'How often it is asked, 0.2 to 3600.'
-complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l sort -x -a '(__gunicorn_prom_id_to_oldest)' -d 'By what the workers are sorted: id, generation, pid, state, active, busy, rate, requests, memory, rss, cpu, threads, connections, uptime, heartbeat, oldest. With a dash before it the other way round.'
+complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l sort -x -a '(__gunicorn_prom_id_to_oldest)' -d 'By what the workers are sorted: id, generation, pid, state, active, busy, rate, requests, memory, rss, cpu, threads, connections, waiting, uptime, heartbeat, oldest. With a dash before it the other way round.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l filter -x -d 'Only workers in whose id, pid, state or oldest request this is.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l user -x -d 'Who asks; the password from GUNICORN_PROM_PASSWORD or typed.'
 complete -c gunicorn-prom -n '__gunicorn_prom_command_is top' -l password-file -r -F -d 'The password is the first line of this file.'

@@ -303,6 +303,12 @@ WORKER_CONNECTIONS = Family(
     "Connections that the worker has open, also those that are idle; where it counts them.",
     WORKER,
 )
+WORKER_WAITING = Family(
+    "gunicorn_worker_connections_waiting",
+    "gauge",
+    "Connections that the worker has accepted and that wait for one of its threads; gthread only.",
+    WORKER,
+)
 WORKER_HEARTBEAT = Family(
     "gunicorn_worker_heartbeat_timestamp_seconds",
     "gauge",

@@ -113,6 +113,7 @@ class PrometheusMixin(_Base):
     _process: "psutil.Process | None" = None
     _is_departing = False
     _count_connections: Callable[[], int] | None = None
+    _count_waiting: Callable[[], int] | None = None
     _app_directory: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -214,6 +215,7 @@ class PrometheusMixin(_Base):
         self._slot.set_gauge(Gauge.START_TIME, self.start_time)
         self._slot.set_gauge(Gauge.CAPACITY, self._capacity())
         self._slot.set_gauge(Gauge.CONNECTIONS, UNKNOWN)
+        self._slot.set_gauge(Gauge.WAITING, UNKNOWN)
         self._slot.set_gauge(Gauge.PID, os.getpid())  # last: from here on it is shown
         watch_garbage_collector(self._slot)
         self._recorder = Recorder(self._slot, shows_targets=self.cfg.timeout_autopsy)
@@ -353,7 +355,7 @@ class PrometheusMixin(_Base):
         except Exception as failure:
             slot.report("processes", failure)
             insides = Insides(partial(end, self))
-        self._count_connections = insides.connections
+        self._count_connections, self._count_waiting = insides.connections, insides.waiting
         limit_bytes = self.cfg.max_worker_memory
         if limit_bytes is None:
             return
@@ -387,6 +389,8 @@ class PrometheusMixin(_Base):
             return
         try:
             self._slot.set_gauge(Gauge.CONNECTIONS, self._count_connections())
+            if self._count_waiting is not None:
+                self._slot.set_gauge(Gauge.WAITING, self._count_waiting())
         except Exception as failure:
             self._slot.report("processes", failure)
 

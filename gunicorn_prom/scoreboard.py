@@ -203,9 +203,10 @@ class Gauge:
     LEAVING = 7  # why it goes of itself, one of `Leaving`
     WEBSOCKETS = 8  # that are open
     CONNECTIONS = 9  # that are open, -1 where the worker does not know
-    TIMEOUT_ROUTE = 10  # row in keys.TIMEOUTS of the request in which it timed out
-    HAS_EXEMPLARS = 11
-    FIRST_LANE = 12  # CLOCK_MONOTONIC seconds at which a request began, 0: none
+    WAITING = 10  # connections that wait for a thread, -1 where there is no pool of them
+    TIMEOUT_ROUTE = 11  # row in keys.TIMEOUTS of the request in which it timed out
+    HAS_EXEMPLARS = 12
+    FIRST_LANE = 13  # CLOCK_MONOTONIC seconds at which a request began, 0: none
     CELLS = FIRST_LANE + LANES
 
 

@@ -91,6 +91,7 @@ def worker(number: int, state: str, **changes: Any) -> dict[str, Any]:
         "in_progress": 3 if is_serving else 0,
         "capacity": None if state == "aborting" else 4,
         "connections": 3,
+        "waiting": 2 if state == "busy" else 0,
         "busy_share": 0.92 if is_serving else 0.0,
         "request_rate": None if state == "booting" else 12.1,
         "requests": 1234,
@@ -116,6 +117,7 @@ def totals() -> dict[str, Any]:
         "in_progress": 6,
         "capacity": 24,
         "backlog": 3,
+        "waiting": 5,
         "workers": {
             "running": 3,
             "target": 6,
@@ -157,6 +159,7 @@ def history() -> dict[str, Any]:
         "saturation": [0.48 * wave for wave in waves],
         "in_progress": [12 * wave for wave in waves],
         "backlog": [None] * (POINTS // 2) + [3] * (POINTS // 2),
+        "waiting": [None] * (POINTS // 2) + [5] * (POINTS // 2),
         "memory_pss_bytes": [(300 << 20) + (number << 18) for number in range(POINTS)],
         "workers": [6.0] * POINTS,
     }

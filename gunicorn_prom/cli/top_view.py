@@ -269,7 +269,7 @@ def _panels_of(document: Document) -> tuple[list[_Panel], list[_Panel]]:
     rate, errors, saturation = (
         recent[name] for name in ("request_rate", "error_share", "saturation")
     )
-    capacity, backlog = totals["capacity"], totals["backlog"]
+    capacity, waiting = totals["capacity"], totals["waiting"]
     in_progress = number(totals["in_progress"]) + (f"/{number(capacity)}" if capacity else "")
     is_failing, is_full = (errors or 0) > MANY_ERRORS, (saturation or 0) >= NEARLY_FULL
     p50, p99 = (recent["latency_s"][name] for name in ("p50", "p99"))
@@ -283,7 +283,7 @@ def _panels_of(document: Document) -> tuple[list[_Panel], list[_Panel]]:
     right = [
         _Panel("latency p99", latency(p99), "latency_p99_s"),
         _Panel("latency p50", latency(p50), details=_details(document)),
-        _Panel("backlog", number(backlog), "backlog", 1.0, _red(bool(backlog))),
+        _Panel("waiting", number(waiting), "waiting", 1.0, _red(bool(waiting))),
         _Panel(
             "memory",
             size(totals["memory_rss_bytes"] if memory is None else memory),

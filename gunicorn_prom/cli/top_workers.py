@@ -246,6 +246,15 @@ COLUMNS = (
         13,
     ),
     Column(
+        "waiting",
+        "WAIT",
+        "connections that wait for a thread",
+        _field("waiting"),
+        lambda worker, _time: (number(worker["waiting"]), "yellow" if worker["waiting"] else ""),
+        4,
+        10,
+    ),
+    Column(
         "uptime",
         "UP",
         "since its start",

@@ -267,7 +267,7 @@ class ServerCollector:
         busy = _counter(metrics.WORKER_BUSY_SECONDS)
         start_time, uptime = _gauge(metrics.WORKER_START_TIME), _gauge(metrics.WORKER_UPTIME)
         in_progress, capacity = _gauge(metrics.WORKER_IN_PROGRESS), _gauge(metrics.WORKER_CAPACITY)
-        connections = _gauge(metrics.WORKER_CONNECTIONS)
+        connections, waiting = _gauge(metrics.WORKER_CONNECTIONS), _gauge(metrics.WORKER_WAITING)
         heartbeat, oldest = _gauge(metrics.WORKER_HEARTBEAT), _gauge(metrics.WORKER_OLDEST_REQUEST)
         collections = _counter(metrics.WORKER_GC_COLLECTIONS)
         pauses = _counter(metrics.WORKER_GC_PAUSE)
@@ -292,6 +292,8 @@ class ServerCollector:
                 capacity.add_metric(label, gauges[Gauge.CAPACITY])
             if gauges[Gauge.CONNECTIONS] >= 0:
                 connections.add_metric(label, gauges[Gauge.CONNECTIONS])
+            if gauges[Gauge.WAITING] >= 0:
+                waiting.add_metric(label, gauges[Gauge.WAITING])
             if slot.vitals[Vital.HEARTBEAT]:
                 heartbeat.add_metric(label, slot.vitals[Vital.HEARTBEAT] + to_unix)
             if slot.lanes:
@@ -304,7 +306,7 @@ class ServerCollector:
         self._busy_shown = {w.worker_id: self._busy_shown[w.worker_id] for w in workers}
         yield from (
             info, requests, durations, states, busy, start_time, uptime,
-            in_progress, capacity, connections, heartbeat, oldest, collections, pauses,
+            in_progress, capacity, connections, waiting, heartbeat, oldest, collections, pauses,
         )  # fmt: skip
 
     def _busy_seconds(self, worker: Worker) -> float:

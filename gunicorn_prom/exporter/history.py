@@ -135,6 +135,7 @@ class Point(NamedTuple):
     saturation: float | None = None
     in_progress: float | None = None
     backlog: float | None = None
+    waiting: float | None = None
     memory_pss_bytes: float | None = None
     workers: float = 0
 

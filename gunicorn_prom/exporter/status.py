@@ -51,7 +51,7 @@ RECENT = (
     "cpu_share",
 )
 # Columns of the history without a fraction.
-COUNTS = ("in_progress", "backlog", "memory_pss_bytes", "workers")
+COUNTS = ("in_progress", "backlog", "waiting", "memory_pss_bytes", "workers")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 DIGITS = 6
 
@@ -78,8 +78,16 @@ class _Scene(NamedTuple):
 
     @property
     def backlog(self) -> int | None:
-        """How many connections wait, None where that cannot be seen."""
+        """How many connections wait to be accepted, None where that cannot be seen."""
         return sum(queue.waiting for _, queue, _ in self.listeners) if self.listeners else None
+
+    @property
+    def waiting(self) -> int | None:
+        """How many connections wait to be accepted or for a thread."""
+        in_pools = [w.slot.gauges[Gauge.WAITING] for w, _ in self.workers]
+        known = [self.backlog, *(int(count) for count in in_pools if count >= 0)]
+        counts = [count for count in known if count is not None]
+        return sum(counts) if counts else None
 
     @property
     def workers(self) -> list[tuple[Worker, str]]:
@@ -151,6 +159,7 @@ class Status:
         row = Point(
             time=time.time(),
             backlog=scene.backlog,
+            waiting=scene.waiting,
             workers=sum(state in SERVING for state in scene.states),
         )
         # To read it is a walk over all pages of a process, so it is not read just for this.
@@ -178,7 +187,7 @@ class Status:
             "server": self._name,
             "servers": self._names,
             "problems": problems,
-            "health": self._judge.health(scene.server, scene.states, change, points, scene.backlog),
+            "health": self._judge.health(scene.server, scene.states, change, points, scene.waiting),
             "master": masters[-1] if masters else None,
             "masters": masters,
             "listeners": [_listener(*found) for found in scene.listeners],
@@ -230,7 +239,8 @@ def _worker(
         "timeout_s": master[Master.TIMEOUT] or None,
         "in_progress": slot.in_progress,
         "capacity": int(gauges[Gauge.CAPACITY]) or None,
-        "connections": int(gauges[Gauge.CONNECTIONS]) if gauges[Gauge.CONNECTIONS] >= 0 else None,
+        "connections": _known(gauges[Gauge.CONNECTIONS]),
+        "waiting": _known(gauges[Gauge.WAITING]),
         "busy_share": _rounded(rates.busy_share),
         "request_rate": _rounded(rates.request_rate),
         "requests": int(scene.sample.workers[key_of(worker)].requests),
@@ -326,6 +336,7 @@ def _totals(scene: _Scene, facts: Facts) -> dict[str, Any]:
         "in_progress": sum(worker.slot.in_progress for worker in server.workers),
         "capacity": int(sum(limited)) if limited else None,
         "backlog": scene.backlog,
+        "waiting": scene.waiting,
         "workers": {
             "running": sum(state in SERVING for state in states),
             "target": target(server),
@@ -390,6 +401,11 @@ def _history(rows: Sequence[Point]) -> dict[str, Any]:
     for name in COUNTS:
         columns[name] = [value if value is None else int(value) for value in columns[name]]
     return {"interval_s": INTERVAL_S, **columns}
+
+
+def _known(count: float) -> int | None:
+    """Return a count of the worker, None where it says that it does not know."""
+    return int(count) if count >= 0 else None
 
 
 def _age_s(moment: float, now: float) -> float | None:

@@ -96,14 +96,14 @@ class Judge:
         states: Sequence[str],
         change: Change | None,
         points: Sequence[Point],
-        backlog: int | None,
+        waiting: int | None,
     ) -> dict[str, Any]:
         """Return the part `health` of the document.
 
         Args:
             change: what happened in the last minute, None when no server is there.
             points: the history, newest last.
-            backlog: connections that wait now.
+            waiting: connections that wait now, to be accepted or for a thread.
         """
         dead, unready = liveness_problem(server), readiness_problem(server)
         overdue, troubles = self._overdue(server), self._troubles(server, states, change)
@@ -117,7 +117,7 @@ class Judge:
             word, reason = "starting", unready
         elif trouble := (unready and unready + overdue) or next(troubles, ""):
             word, reason = "degraded", trouble
-        elif load := next(_loads(change, points, backlog), ""):
+        elif load := next(_loads(change, points, waiting), ""):
             word, reason = "busy", load
         else:
             word, reason = "healthy", _how_many(server, states)
@@ -155,15 +155,15 @@ class Judge:
             yield f"{change.error_share:.0%} of the requests fail"
 
 
-def _loads(change: Change | None, points: Sequence[Point], backlog: int | None) -> Iterator[str]:
+def _loads(change: Change | None, points: Sequence[Point], waiting: int | None) -> Iterator[str]:
     last = list(islice(reversed(points), BUSY_SAMPLES))
     if len(last) < BUSY_SAMPLES:
         return
     if change is not None and all((at.saturation or 0.0) >= NEARLY_FULL for at in last):
         yield f"{last[0].saturation:.0%} of the capacity is in use now"
-    if backlog and all(at.backlog for at in last):
-        wait = "connection waits" if backlog == 1 else "connections wait"
-        yield f"{backlog} {wait} to be accepted"
+    if waiting and all(at.waiting for at in last):
+        wait = "connection waits" if waiting == 1 else "connections wait"
+        yield f"{waiting} {wait} for a worker"
 
 
 def _are_all_stuck(states: Sequence[str]) -> bool:

@@ -398,12 +398,16 @@ LOAD = (
         "GunicornBacklog",
         "page",
         "5m",
-        "sum without (listener) (min_over_time(gunicorn_socket_backlog[5m])) > 0",
+        """
+        sum without (listener) (min_over_time(gunicorn_socket_backlog[5m])) > 0
+          or
+        sum without (worker_id) (min_over_time(gunicorn_worker_connections_waiting[5m])) > 0
+        """,
         "Clients of <server> wait to be served",
-        "Connections to <server> that nobody accepts, at the least, for 5 minutes and more: "
-        "{{ $value }}.",
+        "Connections to <server> that wait to be accepted or for a thread, at the least, for 5 "
+        "minutes and more: {{ $value }}.",
         "Look whether workers are stuck or slow (oldest request, slowest routes). If they are "
-        "merely busy add workers or servers.",
+        "merely busy add workers, threads or servers.",
     ),
     Alert(
         "GunicornSaturated",

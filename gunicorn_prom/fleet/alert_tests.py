@@ -38,6 +38,7 @@ class Case(NamedTuple):
 
 SICK = {"job": "pods", "instance": "sick:9464"}
 WELL = {"job": "pods", "instance": "well:9464"}
+SLOW = {"job": "pods", "instance": "slow:9464"}
 SICK_JOB, WELL_JOB = {"job": "sick"}, {"job": "well"}
 A, B = {"instance": "a:9464"}, {"instance": "b:9464"}
 # When the workers were started, by their own clocks.
@@ -51,6 +52,7 @@ WORKERS = "gunicorn_workers"
 TARGET = "gunicorn_workers_target"
 START_TIME = "gunicorn_start_time_seconds"
 BACKLOG = "gunicorn_socket_backlog"
+WAITING = "gunicorn_worker_connections_waiting"
 
 
 def _series(name: str, *labels: dict[str, str]) -> str:
@@ -415,14 +417,26 @@ LOAD = (
             _series(BACKLOG, SICK, {"listener": "0.0.0.0:8000"}): "0 2x40",
             _series(BACKLOG, SICK, {"listener": "unix:/run/app.sock"}): "0 1x40",
             _series(BACKLOG, WELL, {"listener": "0.0.0.0:8000"}): "9x2 0 9x2 0 " * 4 + "9x9",
+            # All of its waiting clients are at one worker.
+            _series(BACKLOG, SLOW, {"listener": "0.0.0.0:8000"}): "0x40",
+            _series(WAITING, SLOW, {"worker_id": "0"}): "0 7x40",
+            _series(WAITING, SLOW, {"worker_id": "1"}): "0x40",
+            _series(WAITING, WELL, {"worker_id": "0"}): "9x2 0 9x2 0 " * 4 + "9x9",
         },
         firing=(
             Firing(
                 "GunicornBacklog",
                 SICK,
                 "Clients of sick:9464 (pods) wait to be served",
-                "Connections to sick:9464 (pods) that nobody accepts, at the least, for 5 minutes "
-                "and more: 3.",
+                "Connections to sick:9464 (pods) that wait to be accepted or for a thread, at the "
+                "least, for 5 minutes and more: 3.",
+            ),
+            Firing(
+                "GunicornBacklog",
+                SLOW,
+                "Clients of slow:9464 (pods) wait to be served",
+                "Connections to slow:9464 (pods) that wait to be accepted or for a thread, at the "
+                "least, for 5 minutes and more: 7.",
             ),
         ),
     ),

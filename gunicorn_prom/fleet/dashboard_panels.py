@@ -60,6 +60,7 @@ IN_PROGRESS = "gunicorn_worker_requests_in_progress{@}"
 CAPACITY = "gunicorn_worker_capacity{@}"
 SERVING = 'gunicorn_workers{@, state=~"idle|busy"}'
 CPU = "rate(gunicorn_worker_cpu_seconds_total{@}[$__rate_interval])"
+WAITING = '{__name__=~"gunicorn_socket_backlog|gunicorn_worker_connections_waiting", @}'
 # By the server's own clock: together they are the time of the scrape.
 SCRAPED_AT = "gunicorn_worker_start_time_seconds{@} + gunicorn_worker_uptime_seconds{@}"
 # `server` is empty unless one sidecar exports several.
@@ -156,10 +157,10 @@ GLANCE = Row(
         ),
         Panel(
             "Waiting connections",
-            "Connections that no worker has accepted. If it stays above 0 clients wait: workers "
-            "are stuck or too few.",
+            "Connections that no worker has accepted, or no thread of a gthread worker has taken "
+            "up. If it stays above 0 clients wait: workers are stuck or too few.",
             "short",
-            (("sum(gunicorn_socket_backlog{@})", "waiting"),),
+            ((f"sum({WAITING})", "waiting"),),
             kind="stat",
             width=3,
             height=4,
@@ -442,6 +443,16 @@ QUEUES = Row(
             percentiles(QUEUE, 0.5, 0.95, 0.99, labels='@, stage="pool"'),
         ),
         Panel(
+            "Connections that wait for a thread",
+            "Accepted by a gthread worker whose threads are all taken: all, and the workers with "
+            "most. One worker alone has them when its threads hang in slow requests.",
+            "short",
+            (
+                ("sum(gunicorn_worker_connections_waiting{@})", "all"),
+                worst("gunicorn_worker_connections_waiting{@}", WORKER),
+            ),
+        ),
+        Panel(
             "Backlog",
             "Connections that no worker has accepted: all, and the longest queues with their "
             "peaks of a minute. Of sync workers it means that all are busy, of others that a "
@@ -463,7 +474,6 @@ QUEUES = Row(
                     "{{instance}} {{listener}}",
                 ),
             ),
-            width=12,
         ),
         Panel(
             "Queue headers that were ignored",
@@ -477,7 +487,6 @@ QUEUES = Row(
                     "{{reason}}",
                 ),
             ),
-            width=12,
         ),
     ),
 )

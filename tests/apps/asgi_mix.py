@@ -235,7 +235,7 @@ async def lifespan(scope, receive, send):
 
 
 async def websocket(scope, receive, send):
-    """Say everything twice; /refuse says nothing, /break fails, /chatter and /babble do not listen."""
+    """Say everything twice; /refuse says nothing, /break fails, /chatter and /babble only talk."""
     await receive()
     if scope["path"] == "/refuse":
         await send({"type": "websocket.close"})

@@ -178,7 +178,7 @@ def test_busy_seconds_grow_while_a_request_runs(server: Server) -> None:
 def test_the_queries_of_the_guide(tmp_path: Path) -> None:
     """A real Prometheus understands each of them, and all but the alert have an answer."""
     queries = re.findall(r"```promql\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    assert len(queries) == 8
+    assert len(queries) == 9
     arguments = ("--worker-type=gthread", "--threads=2")
     with (
         gunicorn_prom(tmp_path, APP, *arguments) as server,

@@ -207,6 +207,24 @@ def test_stuck_workers(tmp_path: Path) -> None:
         wait_for_word(server.metrics_port, "healthy")
 
 
+def test_connections_wait_for_a_thread(tmp_path: Path) -> None:
+    """What a gthread worker has accepted and no thread has taken up is told until one does."""
+    name = "gunicorn_worker_connections_waiting"
+    with gunicorn_prom(tmp_path, "behave:app", "--threads=2") as server:
+        server.wait_for_workers(1)
+        clients = [threading.Thread(target=server.get, args=("/wait/gate",)) for _ in range(5)]
+        for client in clients:
+            client.start()
+        server.wait_for_metrics(lambda metrics: metrics.total(name) == 3, "three that wait")
+        found = status(server.metrics_port)
+        assert (found["workers"][0]["in_progress"], found["workers"][0]["waiting"]) == (2, 3)
+        assert (found["totals"]["waiting"], found["totals"]["backlog"]) == (3, 0)
+        (server.directory / "gate").touch()
+        for client in clients:
+            client.join()
+        server.wait_for_metrics(lambda metrics: metrics.total(name) == 0, "nobody who waits")
+
+
 def test_a_timeout_and_a_death(tmp_path: Path) -> None:
     """The request that a worker is stuck in is shown, then its autopsy; exits are counted."""
     with gunicorn_prom(tmp_path, "stuck:app", "--workers=2", "--timeout=2") as server:

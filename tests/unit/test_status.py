@@ -81,6 +81,7 @@ class Scene:
         worker.set_gauge(Gauge.BOOTED_TIME, 1.0)
         worker.set_gauge(Gauge.CAPACITY, capacity)
         worker.set_gauge(Gauge.CONNECTIONS, -1.0)
+        worker.set_gauge(Gauge.WAITING, -1.0)
         worker.observe_boot(0.1)
         self.workers.append(worker)
         self.board.set_master(Master.TARGET, len(self.workers))
@@ -474,6 +475,25 @@ def test_busy(scene: Scene) -> None:
     assert scene.health()[0] == "healthy"
     scene.pass_time(16)
     assert scene.health() == ("busy", "100% of the capacity is in use now")
+
+
+def test_clients_wait_at_one_worker_while_another_is_idle(scene: Scene) -> None:
+    """Half of the threads are free, and still nobody calls a server well where clients wait."""
+    worker, other = scene.start(0, 1, capacity=2), scene.start(1, 2, capacity=2)
+    for lane in range(2):
+        worker.set_gauge(Gauge.FIRST_LANE + lane, scene.clock.now)
+    worker.set_gauge(Gauge.WAITING, 3.0)
+    other.set_gauge(Gauge.WAITING, 0.0)
+    scene.pass_time(5)
+    assert scene.health()[0] == "healthy"
+    scene.pass_time(10)
+    assert scene.health() == ("busy", "3 connections wait for a worker")
+    found = scene.document()
+    assert [each["waiting"] for each in found["workers"]] == [3, 0]
+    assert (found["totals"]["waiting"], found["totals"]["backlog"]) == (3, None)
+    assert found["history"]["waiting"][-2:] == [3, 3]
+    worker.set_gauge(Gauge.WAITING, 0.0)
+    assert scene.health()[0] == "healthy"
 
 
 def test_no_server(tmp_path: Path) -> None:

@@ -171,9 +171,9 @@ def _tiles(document: Document) -> str:
         ),
         _tile(
             "Waiting",
-            _count(totals["backlog"]),
-            sparkline(history, "backlog", 10.0),
-            "in the backlog",
+            _count(totals["waiting"]),
+            sparkline(history, "waiting", 10.0),
+            _where_they_wait(document),
         ),
         _tile(
             "Memory",
@@ -200,6 +200,14 @@ def _tile(title: str, figure: str, line: str, note: str, kind: str = "") -> str:
         f'<li class="tile {kind}"><h3>{title}</h3>'
         f'<p class="big">{figure}</p>{line}<p class="note">{mark}{note}</p></li>'
     )
+
+
+def _where_they_wait(document: Document) -> str:
+    backlog = document["totals"]["backlog"]
+    in_pools = [each["waiting"] for each in document["workers"] if each["waiting"] is not None]
+    if not in_pools:
+        return "in the backlog"
+    return f"{_count(backlog)} in the backlog, {_count(sum(in_pools))} for a thread"
 
 
 def _worker_counts(counts: Mapping[str, Any]) -> str:
@@ -244,6 +252,8 @@ def _worker_facts(document: Document, worker: Document) -> Iterator[str]:
     if worker["busy_share"] is not None:
         yield f"busy {plain(share(worker['busy_share']))}"
     yield f"up {plain(seconds(_since(document, worker['start_time'])))}"
+    if worker["waiting"]:
+        yield f"<b>{worker['waiting']} waiting</b>"
     if worker["memory_limit_bytes"]:
         yield f"limit {plain(size(worker['memory_limit_bytes']))}"
     if len(document["masters"]) > 1:
