@@ -113,7 +113,6 @@ class PrometheusMixin(_Base):
     _process: "psutil.Process | None" = None
     _is_departing = False
     _count_connections: Callable[[], int] | None = None
-    _count_waiting: Callable[[], int] | None = None
     _app_directory: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -355,7 +354,7 @@ class PrometheusMixin(_Base):
         except Exception as failure:
             slot.report("processes", failure)
             insides = Insides(partial(end, self))
-        self._count_connections, self._count_waiting = insides.connections, insides.waiting
+        self._count_connections = insides.connections
         limit_bytes = self.cfg.max_worker_memory
         if limit_bytes is None:
             return
@@ -389,8 +388,9 @@ class PrometheusMixin(_Base):
             return
         try:
             self._slot.set_gauge(Gauge.CONNECTIONS, self._count_connections())
-            if self._count_waiting is not None:
-                self._slot.set_gauge(Gauge.WAITING, self._count_waiting())
+            count_waiting = self._seam.count_waiting if self._seam is not None else None
+            if count_waiting is not None:
+                self._slot.set_gauge(Gauge.WAITING, count_waiting())
         except Exception as failure:
             self._slot.report("processes", failure)
 

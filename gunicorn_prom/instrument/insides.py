@@ -40,19 +40,17 @@ class Insides(NamedTuple):
         leave: has it finish what it has and go; called while it serves a request, when
             its clients have been told to close wherever a seam can do that.
         connections: counts those that are open; None where nobody knows.
-        waiting: counts those that wait for a thread; None where no pool has them.
     """
 
     leave: Act
     connections: Count | None = None
-    waiting: Count | None = None
 
 
 def look_inside(worker: Any, publish: Act, websockets: Count) -> Insides:
     """Return the grip on `worker`; call it right before it begins to serve.
 
     Args:
-        publish: shows the numbers of connections. Called about once a second by those
+        publish: shows the number of connections. Called about once a second by those
             workers that do not notify the master as often.
         websockets: counts those that are open.
     """
@@ -71,9 +69,7 @@ def end(worker: Any) -> None:
 def _gthread(worker: Any, module: ModuleType, publish: Act, websockets: Count) -> Insides:
     if hasattr(worker, "method_queue"):
         vars(worker)["finish_request"] = _counting_off_once(worker, worker.finish_request)
-    # Python's pool has no interface for what it has not begun.
-    waiting = worker.tpool._work_queue.qsize
-    return Insides(partial(end, worker), lambda: worker.nr_conns, waiting)
+    return Insides(partial(end, worker), lambda: worker.nr_conns)
 
 
 def _counting_off_once(worker: Any, finish: Finish) -> Finish:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ class WSGISeam:
     Attributes:
         aborting: the worker was told that it timed out.
         unanswered: by thread or greenlet the request that has no answer so far.
+        count_waiting: counts the connections that wait for a thread; None where there is no pool.
     """
 
     def __init__(self, slot: Slot, recorder: Recorder) -> None:
@@ -54,6 +56,7 @@ class WSGISeam:
         self._slot = slot
         self._recorder = recorder
         self.unanswered: dict[int, _Unanswered] = {}
+        self.count_waiting: Callable[[], int] | None = None
 
     def install(self, worker: Any) -> None:
         """Put the hooks into the configuration of `worker`, around the user's own."""
@@ -71,7 +74,9 @@ class WSGISeam:
         make_handle = self._make_handle
         if hasattr(worker, "enqueue_req"):
             vars(worker)["enqueue_req"] = _make_enqueue(worker.enqueue_req)
-            make_handle = self._make_pool_handle
+            taken: set[int] = set()
+            make_handle = partial(self._make_pool_handle, taken)
+            self.count_waiting = partial(_count_waiting, worker, taken)
         vars(worker)["handle"] = make_handle(worker.handle)
 
     def _make_pre_request(self, log: Any, users: Callable[..., Any]) -> Callable[..., None]:
@@ -120,16 +125,19 @@ class WSGISeam:
 
         return settling
 
-    def _make_pool_handle(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+    def _make_pool_handle(self, taken: set[int], handle: Callable[..., Any]) -> Callable[..., Any]:
         unanswered, connection_ended = self.unanswered, self.connection_ended
         waits, ident, monotonic = self._recorder.waits, threading.get_ident, time.monotonic
 
         def settling(conn: Any) -> Any:
+            thread = ident()
+            taken.add(thread)
             # Its first request takes it; what none has taken is overwritten.
-            waits[ident()] = monotonic() - conn.gunicorn_prom_queued
+            waits[thread] = monotonic() - conn.gunicorn_prom_queued
             try:
                 return handle(conn)
             finally:
+                taken.discard(thread)
                 if unanswered:
                     connection_ended()
 
@@ -243,6 +251,19 @@ def _make_enqueue(enqueue: Callable[..., Any]) -> Callable[..., None]:
         enqueue(conn)
 
     return enqueue_req
+
+
+def _count_waiting(worker: Any, taken: set[int]) -> int:
+    """Return how many connections more than free threads the pool of gthread has.
+
+    Args:
+        taken: the threads that have a connection.
+    """
+    # Python's pool has no interface for what it has not begun. What has just been given to it
+    # is there too, until one of its free threads wakes up.
+    free: int = worker.cfg.threads - len(taken)
+    given: int = worker.tpool._work_queue.qsize()
+    return max(0, given - free)
 
 
 class _Unanswered(NamedTuple):
