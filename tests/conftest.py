@@ -1,6 +1,13 @@
 """What all tests share."""
 
+import signal
+
 import pytest
+
+# A shell starts what runs in the background with Ctrl-C ignored, and all servers of the tests
+# would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Helpers that assert: pytest shows in them, too, what differs.
 pytest.register_assert_rewrite(
