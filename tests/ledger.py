@@ -95,11 +95,20 @@ SLOW_HOOKS = {
     "post_fork": "def post_fork(server, worker):\n",
     "post_worker_init": "def post_worker_init(worker):\n",
 }
+# A worker whose handler leaves at once is held too, or the master could end before a scrape.
 SLOW_HOOK = """
     if worker.age > 1:
         pathlib.Path("begun").touch()
-        while not pathlib.Path("gate").exists():
-            time.sleep(0.02)
+        try:
+            wait_for_gate()
+        except SystemExit:
+            wait_for_gate()
+            raise
+
+
+def wait_for_gate():
+    while not pathlib.Path("gate").exists():
+        time.sleep(0.02)
 """
 
 # The end of a worker by which signal, and what the worker itself has said of it.
