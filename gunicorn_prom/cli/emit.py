@@ -14,6 +14,7 @@ from gunicorn_prom.cli.reading import ReadConfiguration
 from gunicorn_prom.errors import GunicornPromError, UsageError
 from gunicorn_prom.fleet import KINDS, container, files_of
 from gunicorn_prom.fleet.plan import DEFAULT_SLO, OWN_STREAM, File, Plan, plan_of
+from gunicorn_prom.masking import masked
 
 __all__ = ["OPTIONS", "emit", "main"]
 
@@ -102,6 +103,7 @@ def _main(arguments: list[str]) -> None:
     plan = plan_of(asked, slo)
     files = files_of(asked.kind, plan)
     if KINDS[asked.kind].has_application:
+        _see_that_no_secret_is_in(plan.application)
         _tell_what_is_missing(plan)
         _tell_of_log_files(plan, container.STREAMS if KINDS[asked.kind].is_container else ())
     if KINDS[asked.kind].is_container:
@@ -123,6 +125,15 @@ def _share(given: str) -> float:
         message = f"invalid --slo: {given!r} is not a percentage {range_}"
         raise UsageError(message, "write it like 99.9, which allows one failure in 1000")
     return share
+
+
+def _see_that_no_secret_is_in(application: str) -> None:
+    shown = masked(application)
+    if shown != application:
+        raise UsageError(
+            f"the application has what may be a secret, and would be written out: {shown}",
+            "have it read its secrets from the environment or from files",
+        )
 
 
 def _tell_what_is_missing(plan: Plan) -> None:

@@ -254,6 +254,16 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert 'CMD ["app:app", "--workers=3"]' in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["compose", "dockerfile", "podmonitor", "systemd"])
+def test_a_secret_in_the_application_is_refused(tmp_path: Path, kind: str) -> None:
+    """The arguments of a factory would be in the file for everybody to read."""
+    done = emit(tmp_path, kind, 'app:create_app(password="hunter2")', "-o", "made")
+    assert (done.returncode, done.stdout, list(tmp_path.glob("made"))) == (2, "", [])
+    assert "error: the application has what may be a secret" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert emit(tmp_path, kind, 'app:create_app("production")').returncode == 0
+
+
 def notes(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Return what is on stderr besides the names of further files."""
     return [line for line in done.stderr.splitlines() if not line.startswith("note: this is ")]
