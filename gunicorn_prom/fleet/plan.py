@@ -329,7 +329,8 @@ def _written(entry: Effective) -> list[str]:
         return [f"{option}={part}" for part in value]
     if entry.name == "statsd_host":
         host, port = value if isinstance(value, tuple) else (f"unix://{value}", "")
-        value = f"{host}:{port}" if port else host
+        named = f"[{host}]" if ":" in host and port else host
+        value = f"{named}:{port}" if port else host
     if isinstance(value, (list, tuple)):
         value = ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
     return [f"{option}={value}"]

@@ -89,7 +89,7 @@ def test_what_can_be_quoted_is(kind: str) -> None:
     assert name in found
 
 
-@pytest.mark.parametrize("address", ["10.0.0.9:8125", "unix:///run/statsd.sock"])
+@pytest.mark.parametrize("address", ["10.0.0.9:8125", "[::1]:8125", "unix:///run/statsd.sock"])
 def test_an_address_is_written_as_it_was_given(address: str) -> None:
     """Gunicorn takes the address of statsd apart; the option that is made has it whole."""
     assert f"--statsd-host={address}" in plan("shop:app", "--statsd-host", address).arguments
