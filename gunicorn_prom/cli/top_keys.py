@@ -119,7 +119,9 @@ def press(view: View, key: str, frame: Frame) -> View | None:
 def _sort_by_next(view: View, columns: Sequence[str]) -> View:
     if not columns:
         return view
-    following = columns[(columns.index(view.sort) + 1) % len(columns)]
+    # That of the generations is not shown any more when an upgrade is over.
+    place = columns.index(view.sort) if view.sort in columns else -1
+    following = columns[(place + 1) % len(columns)]
     return replace(view, sort=following, is_reversed=False, offset=0)
 
 

@@ -191,6 +191,10 @@ def test_keys_sort_and_reverse() -> None:
         view = press(view, "s", FRAME)
         assert view == View(sort=column)
     assert press(View(sort=FRAME.columns[-1]), "s", FRAME) == View(sort="id")
+    # The generations of a server that has one master are no column.
+    alone = frame(document(masters=[master()]), View(sort="generation"), 80, 24)
+    assert "generation" not in alone.columns
+    assert press(View(sort="generation"), "s", alone) == View(sort="id")
     assert press(View(), "S", FRAME) == View(is_reversed=True)
 
 
