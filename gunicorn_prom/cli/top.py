@@ -234,7 +234,7 @@ class _Screen:
                     self._turn(live)
                 if self._is_suspended:
                     self._is_suspended = False
-                    os.kill(os.getpid(), signal.SIGSTOP)
+                    self._stop()
 
     def _shown(self) -> Live:
         return Live(
@@ -267,6 +267,15 @@ class _Screen:
 
     def _suspend(self) -> None:
         self._is_suspended = True
+
+    def _stop(self) -> None:
+        """Stop until somebody continues us; where no shell could do so the kernel ignores it.
+
+        Source: POSIX, 2.4.3, SIGTSTP and orphaned process groups.
+        """
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
 
     def _ask(self) -> None:
         """Ask the server again and again, in a thread of its own."""

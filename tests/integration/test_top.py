@@ -215,6 +215,23 @@ def test_it_can_be_stopped_and_continued(loaded: Server, tmp_path: Path) -> None
 
 
 @real_parts
+def test_without_a_shell_it_cannot_be_stopped(loaded: Server, tmp_path: Path) -> None:
+    """As the only program of a terminal, by `ssh -t` say, it goes on: nobody could continue it."""
+    with terminal(tmp_path, 100, 30) as screen:
+        alone = f"stty cols 100 rows 30; exec {command(loaded)}"
+        program = [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", "sh", "-c"]
+        screen.run(f"{shlex.join([*program, alone])}; echo it ended with $?")
+        screen.wait_for("3 busy, 1 idle")
+        screen.press("C-z")
+        screen.press("?")
+        screen.wait_for("Keys")
+        screen.press("q")
+        screen.wait_for("3 busy, 1 idle")
+        screen.press("q")
+        screen.wait_for("it ended with 0\n")
+
+
+@real_parts
 def test_a_terminal_with_less(loaded: Server, tmp_path: Path) -> None:
     """With NO_COLOR there is no colour, in the C locale no character beyond ASCII."""
     with terminal(tmp_path, 100, 30, {"NO_COLOR": "1", "LC_ALL": "C"}) as screen:
