@@ -84,10 +84,9 @@ class _Scene(NamedTuple):
     @property
     def waiting(self) -> int | None:
         """How many connections wait to be accepted or for a thread."""
-        in_pools = [w.slot.gauges[Gauge.WAITING] for w, _ in self.workers]
-        known = [self.backlog, *(int(count) for count in in_pools if count >= 0)]
-        counts = [count for count in known if count is not None]
-        return sum(counts) if counts else None
+        in_pools = (_known(worker.slot.gauges[Gauge.WAITING]) for worker, _ in self.workers)
+        known = [count for count in (self.backlog, *in_pools) if count is not None]
+        return sum(known) if known else None
 
     @property
     def workers(self) -> list[tuple[Worker, str]]:
