@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-__all__ = ["ProcessFacts", "Processes", "brief_facts", "pid_namespace"]
+__all__ = ["ProcessFacts", "Processes", "brief_facts", "has_ended", "pid_namespace"]
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -89,6 +89,21 @@ def brief_facts(pid: int) -> tuple[float, float, float]:
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = int(stat[USER_TICKS]) + int(stat[SYSTEM_TICKS])
     return ticks / TICKS_PER_SECOND, float(stat[RSS_PAGES]) * PAGE_BYTES, float(stat[THREADS])
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether there is certainly no process of that pid, or one that is only left to reap."""
+    try:
+        os.kill(pid, 0)  # also finds what /proc does not show to every user
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[STATE] == ZOMBIE
 
 
 def pid_namespace() -> str:

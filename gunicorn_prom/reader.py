@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gunicorn_prom.errors import StateError
-from gunicorn_prom.scoreboard import Board, Master, Reading, WorkerReading
+from gunicorn_prom.scoreboard import Board, Layout, Master, Reading, WorkerReading
 from gunicorn_prom.settings import DEFAULT_BUCKETS
 from gunicorn_prom.state import board_files, is_held, load_board
 from gunicorn_prom.totals import Totals
 
-__all__ = ["MasterReading", "ServerReader", "ServerReading", "Worker"]
+__all__ = ["LAYOUT", "MasterReading", "ServerReader", "ServerReading", "Worker"]
+
+# Where the counters that are in no table lie, in all boards the same.
+LAYOUT = Layout(buckets=(), slots=0)
 
 
 class MasterReading(NamedTuple):

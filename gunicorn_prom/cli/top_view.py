@@ -353,9 +353,11 @@ def _summary(document: Document, view: View, span: range, found: int) -> Text:
     counts = document["totals"]["workers"]
     running, target = counts["running"], counts["target"]
     is_short = None not in (running, target) and running < target
+    # Those that are left of a master that has died are not of any number.
+    of = "" if target == 0 else f" of {number(target)}"
     summary = Text.assemble(
         ("workers ", "dim"),
-        (f"{number(running)} of {number(target)}", "bold yellow" if is_short else "bold"),
+        (f"{number(running)}{of}", "bold yellow" if is_short else "bold"),
     )
     if view.is_filtering or view.filter:
         cursor = "_" if view.is_filtering else ""

@@ -26,7 +26,7 @@ from gunicorn_prom.exporter.backlog import Backlog, Queue
 from gunicorn_prom.exporter.health import target
 from gunicorn_prom.metrics import Family
 from gunicorn_prom.processes import Processes, ProcessFacts, pid_namespace
-from gunicorn_prom.reader import ServerReading, Worker
+from gunicorn_prom.reader import LAYOUT, ServerReading, Worker
 from gunicorn_prom.scoreboard import (
     ABORT_REASONS,
     BOOT_BOUNDS,
@@ -40,7 +40,6 @@ from gunicorn_prom.scoreboard import (
     SIZE_BOUNDS,
     Board,
     Gauge,
-    Layout,
     Master,
     State,
     Vital,
@@ -50,7 +49,7 @@ from gunicorn_prom.scoreboard import (
 from gunicorn_prom.scoreboard import Exemplar as ExemplarCell
 from gunicorn_prom.totals import rebin, rows
 
-__all__ = ["LAYOUT", "LabelledCollector", "Reads", "ServerCollector", "target"]
+__all__ = ["LabelledCollector", "Reads", "ServerCollector", "target"]
 
 # How often the queues of the listeners are looked at: at rest no more often than the
 # metrics server wakes up anyway.
@@ -67,8 +66,6 @@ OVERFLOW_FAMILIES = {
     keys.TIMEOUTS.name: metrics.TIMEOUTS.name,
     keys.ROUTES.name: metrics.HTTP_ROUTE_REQUESTS.name,
 }
-# Where the counters that are in no table lie, in all boards the same.
-LAYOUT = Layout(buckets=(), slots=0)
 
 Labels = Sequence[str]
 

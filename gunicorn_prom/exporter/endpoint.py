@@ -107,7 +107,7 @@ class Endpoint:
             return refusal(500)
 
     def _show(self, status: Status, request: Request, *, is_fragment: bool) -> Answer:
-        document = status.document(self._problems(readiness_problem))
+        document = status.document(self._problems(_problem))
         if request.path == "/status.json":
             return Answer(200, f"{json.dumps(document)}\n".encode(), UNCACHED_JSON)
         # Most masters are never looked at by a person.
@@ -145,6 +145,11 @@ class Endpoint:
         body = encode(_WithoutClash(families) if is_openmetrics else families)
         answer_headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         return _compress(Answer(200, body, answer_headers), headers)
+
+
+def _problem(server: ServerReading) -> str:
+    """Say why a server does not live or is not ready, "" when neither is so."""
+    return liveness_problem(server) or readiness_problem(server)
 
 
 def _compress(answer: Answer, headers: dict[str, str]) -> Answer:

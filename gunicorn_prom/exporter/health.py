@@ -1,16 +1,15 @@
 """Whether a server lives and whether it serves, by its scoreboards alone."""
 
-from pathlib import Path
-
-from gunicorn_prom.processes import pid_namespace
-from gunicorn_prom.reader import MasterReading, ServerReading
-from gunicorn_prom.scoreboard import Gauge, Master, State
+from gunicorn_prom.processes import has_ended, pid_namespace
+from gunicorn_prom.reader import LAYOUT, MasterReading, ServerReading
+from gunicorn_prom.scoreboard import BOOT_BOUNDS, Gauge, Master, State
 
 __all__ = [
     "HEARTBEAT_LIMIT_S",
     "MANY_ERRORS",
     "NEARLY_FULL",
     "has_died",
+    "has_ever_booted",
     "liveness_problem",
     "master_problem",
     "readiness_problem",
@@ -46,12 +45,14 @@ def master_problem(master: MasterReading) -> str:
 
 def has_died(master: MasterReading) -> bool:
     """Tell whether a master is gone whose workers still hold its board; as far as pids are seen."""
-    board, reading = master
-    # A pid that is not seen says nothing of a master whose heart beats.
-    if reading.time - reading.master[Master.HEARTBEAT] <= HEARTBEAT_LIMIT_S:
-        return False
-    is_of_here = board.meta["pid_namespace"] == pid_namespace()
-    return is_of_here and not Path(f"/proc/{board.meta['pid']}").exists()
+    meta = master.board.meta
+    is_of_here = meta["pid_namespace"] and meta["pid_namespace"] == pid_namespace()
+    return bool(is_of_here) and has_ended(meta["pid"])
+
+
+def has_ever_booted(server: ServerReading) -> bool:
+    """Tell whether a worker has served, be it gone since."""
+    return any(server.totals.fixed[LAYOUT.boot_seconds :][: len(BOOT_BOUNDS) + 1])
 
 
 def target_of(master: MasterReading) -> int:
@@ -82,4 +83,6 @@ def readiness_problem(server: ServerReading) -> str:
     # So they do where the old workers have gone before the new ones are up.
     if any(m.reading.time <= m.reading.master[Master.READY_UNTIL] for m in server.masters):
         return ""
-    return "no worker has booted"
+    if not target(server):
+        return "no worker is wanted"
+    return "no worker serves" if has_ever_booted(server) else "no worker has booted"

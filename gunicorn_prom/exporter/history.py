@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gunicorn_prom import __version__, keys
-from gunicorn_prom.exporter.collector import LAYOUT
 from gunicorn_prom.processes import brief_facts
-from gunicorn_prom.reader import ServerReading, Worker
+from gunicorn_prom.reader import LAYOUT, ServerReading, Worker
 from gunicorn_prom.scoreboard import (
     ABORT_REASONS,
     EXIT_REASONS,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gunicorn_prom import __version__, keys
 from gunicorn_prom.autopsy import Autopsy, read_autopsies
 from gunicorn_prom.exporter.backlog import Queue
-from gunicorn_prom.exporter.collector import LAYOUT, Reads, ServerCollector
+from gunicorn_prom.exporter.collector import Reads, ServerCollector
 from gunicorn_prom.exporter.health import target, target_of
 from gunicorn_prom.exporter.history import (
     INTERVAL_S,
@@ -27,7 +27,7 @@ from gunicorn_prom.exporter.history import (
 from gunicorn_prom.exporter.verdict import SERVING, Judge, worker_states
 from gunicorn_prom.instrument.stacks import printable
 from gunicorn_prom.processes import Processes, ProcessFacts, pid_namespace
-from gunicorn_prom.reader import MasterReading, ServerReading, Worker
+from gunicorn_prom.reader import LAYOUT, MasterReading, ServerReading, Worker
 from gunicorn_prom.scoreboard import (
     ABORT_REASONS,
     EXIT_REASONS,
@@ -171,7 +171,7 @@ class Status:
         """Return the state at this moment, in JSON values, as docs/status-schema.json has them.
 
         Args:
-            problems: why servers are not ready, by name, of all that are shown here.
+            problems: why servers do not live or are not ready, by name, of all that are shown here.
         """
         scene = self._look()
         change = None if scene.sample is None else self.history.change(scene.sample)

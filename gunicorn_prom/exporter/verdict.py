@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from gunicorn_prom.exporter.collector import LAYOUT
 from gunicorn_prom.exporter.health import (
     MANY_ERRORS,
     NEARLY_FULL,
     has_died,
+    has_ever_booted,
     liveness_problem,
     master_problem,
     readiness_problem,
@@ -18,7 +18,6 @@ from gunicorn_prom.exporter.health import (
 from gunicorn_prom.exporter.history import Change, Point
 from gunicorn_prom.reader import ServerReading, Worker
 from gunicorn_prom.scoreboard import (
-    BOOT_BOUNDS,
     EXIT_REASONS,
     UNWANTED_EXITS,
     Gauge,
@@ -106,16 +105,21 @@ class Judge:
             waiting: connections that wait now, to be accepted or for a thread.
         """
         dead, unready = liveness_problem(server), readiness_problem(server)
-        overdue, troubles = self._overdue(server), self._troubles(server, states, change)
+        overdue, deaths = self._overdue(server), _deaths(change)
+        is_short = _serving(states) < target(server)
+        missing = unready or (_how_many(server, states) if is_short else "")
+        troubles = self._troubles(server, states, change)
         if dead and all(map(has_died, server.masters)):
-            word, reason = "down", dead
+            word, reason = "down", dead + _still_serving(states)
         elif all(found.reading.master[Master.STOPPING] for found in server.masters):
             word, reason = "stopping", unready
         elif dead or _are_all_stuck(states):
             word, reason = "stuck", dead or "every worker is stuck"
-        elif unready and target(server) and not _has_ever_booted(server) and not overdue:
-            word, reason = "starting", unready
-        elif trouble := (unready and unready + overdue) or next(troubles, ""):
+        elif missing and _may_still_start(server) and not overdue and not deaths:
+            word, reason = "starting", missing
+        elif unready:
+            word, reason = "degraded", "; ".join(filter(None, (unready + overdue, deaths)))
+        elif trouble := next(troubles, ""):
             word, reason = "degraded", trouble
         elif load := next(_loads(change, points, waiting), ""):
             word, reason = "busy", load
@@ -141,16 +145,10 @@ class Judge:
             yield f"{stuck} of {_workers(target(server))} stuck"
         if overdue := self._overdue(server):
             yield _how_many(server, states) + overdue
+        if deaths := _deaths(change):
+            yield deaths
         if change is None:
             return
-        exits = {
-            reason: int(count)
-            for reason, count in zip(EXIT_REASONS, change.exits, strict=True)
-            if count and reason in UNWANTED_EXITS
-        }
-        if exits:
-            reasons = ", ".join(exits)
-            yield f"{_workers(sum(exits.values()))} died in the last minute: {reasons}"
         if change.failures >= FEWEST_FAILURES and (change.error_share or 0.0) > MANY_ERRORS:
             yield f"{change.error_share:.0%} of the requests fail"
 
@@ -170,8 +168,30 @@ def _are_all_stuck(states: Sequence[str]) -> bool:
     return "stuck" in states and _serving(states) == states.count("stuck")
 
 
-def _has_ever_booted(server: ServerReading) -> bool:
-    return any(server.totals.fixed[LAYOUT.boot_seconds :][: len(BOOT_BOUNDS) + 1])
+def _may_still_start(server: ServerReading) -> bool:
+    """Tell whether workers are wanted by a server that has none so far, or is young."""
+    if not target(server):
+        return False
+    oldest = min(found.reading.master[Master.START_TIME] for found in server.masters)
+    return not has_ever_booted(server) or time.time() - oldest <= _boot_may_take_s(server)
+
+
+def _deaths(change: Change | None) -> str:
+    """Say which workers have died of something, "" when none has."""
+    if change is None:
+        return ""
+    exits = {
+        reason: int(count)
+        for reason, count in zip(EXIT_REASONS, change.exits, strict=True)
+        if count and reason in UNWANTED_EXITS
+    }
+    reasons = ", ".join(exits)
+    return f"{_workers(sum(exits.values()))} died in the last minute: {reasons}" if exits else ""
+
+
+def _still_serving(states: Sequence[str]) -> str:
+    serving = _serving(states)
+    return f"; {_workers(serving)} still serve{'s' if serving == 1 else ''}" if serving else ""
 
 
 def _boot_may_take_s(server: ServerReading) -> float:

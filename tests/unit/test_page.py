@@ -203,7 +203,7 @@ def test_servers_can_be_chosen() -> None:
     shown = rendered(
         document(server="a b", servers=["a b", "c&d"], problems={"c&d": "shutting down"})
     )
-    assert "c&amp;d (not ready)" in shown
+    assert "c&amp;d (shutting down)" in shown
     tags = Outline(shown).tags
     links = [a for tag, a in tags if tag == "a" and str(a["href"]).startswith("?")]
     assert [a["href"] for a in links] == ["?server=a%20b", "?server=c%26d"]

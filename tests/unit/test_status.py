@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -393,7 +394,7 @@ def test_a_worker_that_leaves_of_itself_is_ready(scene: Scene) -> None:
 def test_a_server_that_wants_no_worker_is_degraded(scene: Scene) -> None:
     """Nothing is going to start there."""
     scene.board.set_master(Master.TARGET, 0)
-    assert scene.health() == ("degraded", "no worker has booted")
+    assert scene.health() == ("degraded", "no worker is wanted")
 
 
 def test_a_server_whose_workers_are_gone_is_degraded(scene: Scene) -> None:
@@ -401,7 +402,31 @@ def test_a_server_whose_workers_are_gone_is_degraded(scene: Scene) -> None:
     scene.start(0, 1)
     scene.pass_time(5)
     scene.board.retire_slot(0, "max_requests")
-    assert scene.health() == ("degraded", "no worker has booted")
+    assert scene.health() == ("degraded", "no worker serves")
+
+
+def test_a_boot_loop_is_no_start(scene: Scene) -> None:
+    """What dies while it boots will do so again, and nobody has to wait for the timeout."""
+    scene.board.set_master(Master.TARGET, 1)
+    start_worker(scene.board, 0, 1)
+    assert scene.health() == ("starting", "no worker has booted")
+    scene.pass_time(5)
+    scene.board.retire_slot(0, "error")
+    start_worker(scene.board, 0, 2)
+    reason = "no worker has booted; 1 worker died in the last minute: error"
+    assert scene.health() == ("degraded", reason)
+
+
+def test_the_last_workers_of_a_start(scene: Scene) -> None:
+    """A young server of which only some workers are there is ready, and starting."""
+    scene.board.set_master(Master.START_TIME, time.time())
+    scene.start(0, 1)
+    scene.board.set_master(Master.TARGET, 4)
+    health = scene.document()["health"]
+    assert (health["word"], health["reason"]) == ("starting", "1 of 4 workers serves")
+    assert health["ready"]
+    scene.board.set_master(Master.START_TIME, time.time() - TIMEOUT_S - 1)
+    assert scene.health() == ("healthy", "1 of 4 workers serves")
 
 
 def test_missing_workers(scene: Scene) -> None:
@@ -511,19 +536,38 @@ def test_no_server(tmp_path: Path) -> None:
     assert found["history"]["workers"] == [0]
 
 
-def test_a_pid_that_is_not_seen(scene: Scene) -> None:
-    """A master is down when its heart has stopped too, for its pid may just not be seen."""
+@pytest.mark.parametrize("is_left_to_reap", [False, True])
+def test_a_master_that_has_died(scene: Scene, is_left_to_reap: bool) -> None:
+    """The kernel knows it at once, also while nobody has asked for its end."""
     scene.start(0, 1)
-    scene.board.meta["pid"] = MAX_PID + 1
+    pid = dead_child() if is_left_to_reap else MAX_PID + 1
+    scene.board.meta["pid"] = pid
     assert scene.document()["health"] == {
-        "word": "healthy",
-        "reason": "1 of 1 worker serves",
-        "live": True,
+        "word": "down",
+        "reason": f"the master (pid {pid}) has died, its workers are left; 1 worker still serves",
+        "live": False,
         "ready": True,
     }
+    assert scene.document()["totals"]["workers"]["target"] == 0
+    if is_left_to_reap:
+        os.waitpid(pid, 0)
+
+
+def dead_child() -> int:
+    """Return the pid of a child that has ended and waits for us."""
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        child.returncode = 0  # the test asks itself
+    return child.pid
+
+
+def test_a_master_of_another_container(scene: Scene) -> None:
+    """Its pid means nothing here, and only its heart tells that it lives."""
+    scene.start(0, 1)
+    scene.board.meta.update(pid=MAX_PID + 1, pid_namespace="pid:[1]")
+    assert scene.health() == ("healthy", "1 of 1 worker serves")
     scene.clock.now += HEARTBEAT_LIMIT_S + 1
-    reason = f"the master (pid {MAX_PID + 1}) has died, its workers are left"
-    assert scene.health() == ("down", reason)
+    assert scene.health() == ("stuck", "the master's loop has not turned for 6 s")
 
 
 # What a worker does.

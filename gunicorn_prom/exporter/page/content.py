@@ -104,12 +104,16 @@ def _header(document: Document, metrics_path: str) -> str:
         items = "".join(
             f'<a href="?server={quote(name, safe="")}"'
             f"{_current(name == document['server'])}>{escape(name)}"
-            f"{' (not ready)' if name in document['problems'] else ''}</a>"
+            f"{_problem(document['problems'].get(name))}</a>"
             for name in document["servers"]
         )
         others = f'<nav aria-label="Servers">{items}</nav>'
     shown = "".join(f'<a href="{escape(path)}">{name}</a>' for path, name in links)
     return f'<header><p>gunicorn-prom</p>{others}<nav aria-label="Endpoints">{shown}</nav></header>'
+
+
+def _problem(problem: str | None) -> str:
+    return f" ({escape(problem)})" if problem else ""
 
 
 def _current(is_current: bool) -> str:
@@ -138,6 +142,9 @@ def _health(document: Document) -> str:
 def _tiles(document: Document) -> str:
     recent, totals = document["recent"], document["totals"]
     latency, workers = recent["latency_s"], totals["workers"]
+    # Those that are left of a master that has died are not of any number.
+    is_any_wanted = workers["target"] != 0
+    wanted = f"<small> of {_count(workers['target'])}</small>" if is_any_wanted else ""
     history = document["history"]
     tiles = (
         _tile(
@@ -183,7 +190,7 @@ def _tiles(document: Document) -> str:
         ),
         _tile(
             "Workers",
-            f"{_count(workers['running'])}<small> of {_count(workers['target'])}</small>",
+            _count(workers["running"]) + wanted,
             sparkline(history, "workers", 1.0),
             _worker_counts(workers),
         ),
