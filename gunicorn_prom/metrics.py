@@ -120,6 +120,11 @@ WORKERS = Family("gunicorn_workers", "gauge", "Workers that live, by state.", ("
 WORKERS_TARGET = Family(
     "gunicorn_workers_target", "gauge", "Workers that the master means to keep running."
 )
+WORKER_TIMEOUT = Family(
+    "gunicorn_worker_timeout_seconds",
+    "gauge",
+    "Silence after which the master kills a worker, 0 for never.",
+)
 SPAWNS = Family(
     "gunicorn_worker_spawns_total",
     "counter",

@@ -38,7 +38,7 @@ REQUESTS = "gunicorn_http_requests_total"
 DURATIONS = "gunicorn_http_request_duration_seconds"
 # After which what is the case has become an alert: the longest patience of one, and two looks.
 SETTLING_S = (
-    max(in_seconds(alert.hold) for alert in alerts(SLO, TIMEOUT_S)) / FACTOR + 2 * INTERVAL_S
+    max(in_seconds(alert.hold) for alert in alerts(SLO)) / FACTOR + 2 * INTERVAL_S
 )
 # Each lies in the middle of a bucket, and each quantile in the middle of those that take so long.
 PATHS = ("/sleep/0.03",) * 6 + ("/sleep/0.15",) * 3 + ("/sleep/0.35",)
@@ -367,7 +367,7 @@ def _started(directory: Path, member: Member) -> Iterator[Server]:
 
 def _write_rules(directory: Path) -> None:
     """Emit the rules and make minutes of them seconds."""
-    emit(directory, "alerts", "--name=shop", f"--slo={SLO}", f"--timeout={TIMEOUT_S}")
+    emit(directory, "alerts", "--name=shop", f"--slo={SLO}")
     path = directory / RULES
     path.write_text(hurried(path.read_text(), FACTOR))
 

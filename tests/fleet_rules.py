@@ -12,7 +12,7 @@ from tests.support import run_to_end
 
 RULES, TESTS = "gunicorn-prom-rules.yml", "gunicorn-prom-tests.yml"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-DURATION = re.compile(r"(\[|\bfor: |\binterval: )([0-9]+[smhd])\b")
+DURATION = re.compile(r"(\[|\bfor: |\binterval: |\boffset )([0-9]+[smhd])\b")
 
 
 def emitted_alerts(directory: Path, *options: str) -> dict[str, str]:

@@ -229,6 +229,8 @@ class ServerCollector:
         yield _single(metrics.WORKERS_TARGET, target(server))
         if not server.masters:
             return
+        timeouts = [found.reading.master[Master.TIMEOUT] for found in server.masters]
+        yield _single(metrics.WORKER_TIMEOUT, 0.0 if 0 in timeouts else max(timeouts))
         board, newest = server.masters[-1]
         meta = board.meta
         worker_class = board.keys.keys(keys.WORKER_CLASSES)[int(newest.master[Master.WORKER_CLASS])]

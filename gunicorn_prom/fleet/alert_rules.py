@@ -151,14 +151,13 @@ def _known_servers(job: str) -> Record:
     )
 
 
-def alerts(slo: float, timeout_s: int) -> list[Alert]:
+def alerts(slo: float) -> list[Alert]:
     """Return the alerting rules. One that another one makes needless comes behind that.
 
     Args:
         slo: percentage of requests that shall succeed.
-        timeout_s: of the workers, 0 for none.
     """
-    return [*_burn_rates(slo), *MISSING, *WORKERS, _stale_heartbeat(timeout_s), *LOAD, OWN_ERRORS]
+    return [*_burn_rates(slo), *MISSING, *WORKERS, STALE_HEARTBEAT, *LOAD, OWN_ERRORS]
 
 
 class Burn(NamedTuple):
@@ -247,6 +246,8 @@ def _burn_rate(burn: Burn, slo: float) -> Alert:
 
 
 # A server is gone when its target is there and cannot be scraped, a job also when its targets are.
+# One that ends while it boots and is started again can be scraped now and then, so of a job a
+# server must have stayed.
 MISSING = (
     Alert(
         "GunicornJobMissing",
@@ -258,13 +259,16 @@ MISSING = (
           or
             last_over_time(job:gunicorn_servers:count[1h])
         )
-        unless on (job) group by (job) (gunicorn_start_time_seconds)
+        unless on (job) group by (job) (
+          gunicorn_start_time_seconds == gunicorn_start_time_seconds offset 2m
+        )
         """,
-        "No server of {{ $labels.job }} gives metrics",
-        "No server of {{ $labels.job }} could be scraped for 5 minutes, or their targets are gone. "
-        "Servers that were known: {{ $value }}.",
-        "Look whether the servers run, then at the targets in Prometheus for the error. If the job "
-        "was removed on purpose, this ends by itself within an hour.",
+        "No server of {{ $labels.job }} is there to stay",
+        "For 5 minutes no server of {{ $labels.job }} could be scraped, or none has lived for 2 "
+        "minutes, or their targets are gone. Servers that were known: {{ $value }}.",
+        "Look whether the servers run: Gunicorn ends when its workers cannot boot, see its log. "
+        "Then at the targets in Prometheus for the error. If the job was removed on purpose, this "
+        "ends by itself within an hour.",
     ),
     Alert(
         "GunicornServerMissing",
@@ -370,28 +374,28 @@ WORKERS = (
 )
 
 
-def _stale_heartbeat(timeout_s: int) -> Alert:
-    limit_s = timeout_s + STALE_AFTER_TIMEOUT_S if timeout_s else STALE_WITHOUT_TIMEOUT_S
-    # Start and uptime together are the time of the scrape by the server's own clock, so it is no
-    # matter how far Prometheus's is from that.
-    expression = f"""
-        max without (worker_id) (
-          gunicorn_worker_start_time_seconds + gunicorn_worker_uptime_seconds
-            - gunicorn_worker_heartbeat_timestamp_seconds
-        ) > {limit_s}
-        """
-    return Alert(
-        "GunicornHeartbeatStale",
-        "ticket",
-        "1m",
-        expression,
-        "A worker of <server> is stuck and not replaced",
-        "A worker of <server> has given no sign of life for {{ $value | humanizeDuration }}, and "
-        "the master has not replaced it.",
-        "Find it by `gunicorn-prom top`. If `timeout` is 0, end it; else the master itself is "
-        "stuck: see its log and restart the server.",
+# Start and uptime together are the time of the scrape by the server's own clock, so it is no matter
+# how far Prometheus's is from that.
+STALE_HEARTBEAT = Alert(
+    "GunicornHeartbeatStale",
+    "ticket",
+    "1m",
+    f"""
+    max without (worker_id) (
+      gunicorn_worker_start_time_seconds + gunicorn_worker_uptime_seconds
+        - gunicorn_worker_heartbeat_timestamp_seconds
+    ) > (
+        (gunicorn_worker_timeout_seconds > 0) + {STALE_AFTER_TIMEOUT_S}
+      or
+        (gunicorn_worker_timeout_seconds == 0) + {STALE_WITHOUT_TIMEOUT_S}
     )
-
+    """,
+    "A worker of <server> is stuck and not replaced",
+    "A worker of <server> has given no sign of life for {{ $value | humanizeDuration }}, and the "
+    "master has not replaced it.",
+    "Find it by `gunicorn-prom top`. If `timeout` is 0, end it; else the master itself is stuck: "
+    "see its log and restart the server.",
+)
 
 LOAD = (
     Alert(

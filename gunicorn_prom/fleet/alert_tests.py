@@ -39,6 +39,7 @@ class Case(NamedTuple):
 SICK = {"job": "pods", "instance": "sick:9464"}
 WELL = {"job": "pods", "instance": "well:9464"}
 SLOW = {"job": "pods", "instance": "slow:9464"}
+ENDLESS = {"job": "pods", "instance": "endless:9464"}
 SICK_JOB, WELL_JOB = {"job": "sick"}, {"job": "well"}
 A, B = {"instance": "a:9464"}, {"instance": "b:9464"}
 # When the workers were started, by their own clocks.
@@ -51,6 +52,8 @@ EXITS = "gunicorn_worker_exits_total"
 WORKERS = "gunicorn_workers"
 TARGET = "gunicorn_workers_target"
 START_TIME = "gunicorn_start_time_seconds"
+# Of a server that lives for a minute each time.
+RESTARTS = "5 stale 125 stale 245 stale 365 stale"
 BACKLOG = "gunicorn_socket_backlog"
 WAITING = "gunicorn_worker_connections_waiting"
 
@@ -91,8 +94,9 @@ def _worker(where: dict[str, str], in_progress: str, capacity: str, cpu: str) ->
     }
 
 
-def _heartbeat(where: dict[str, str], heartbeat: str) -> dict[str, str]:
+def _heartbeat(where: dict[str, str], heartbeat: str, timeout_s: int = 30) -> dict[str, str]:
     return {
+        _series("gunicorn_worker_timeout_seconds", where): f"{timeout_s}x40",
         _series("gunicorn_worker_start_time_seconds", where, WORKER): f"{NOW_S}x40",
         _series("gunicorn_worker_uptime_seconds", where, WORKER): "0+60x40",
         _series("gunicorn_worker_heartbeat_timestamp_seconds", where, WORKER): heartbeat,
@@ -121,15 +125,14 @@ def _server(where: dict[str, str], started: str, exits: str, idle: str, up: str)
     }
 
 
-def cases(slo: float, timeout_s: int, job: str) -> list[Case]:
+def cases(slo: float, job: str) -> list[Case]:
     """Return the tests.
 
     Args:
         slo: percentage of requests that shall succeed.
-        timeout_s: of the workers, 0 for none.
         job: whose every target is a server.
     """
-    return [*CALM, *_burning(slo), *_missing(job), *WORKER_CASES, _stuck(timeout_s), *LOAD]
+    return [*CALM, *_burning(slo), *_missing(job), *WORKER_CASES, STUCK, *LOAD]
 
 
 def _case(name: str, at: str, *parts: dict[str, str], firing: tuple[Firing, ...] = ()) -> Case:
@@ -213,9 +216,9 @@ def _missing(job: str) -> list[Case]:
         return Firing(
             "GunicornJobMissing",
             {"job": job},
-            f"No server of {job} gives metrics",
-            f"No server of {job} could be scraped for 5 minutes, or their targets are gone. "
-            f"Servers that were known: {known}.",
+            f"No server of {job} is there to stay",
+            f"For 5 minutes no server of {job} could be scraped, or none has lived for 2 minutes, "
+            f"or their targets are gone. Servers that were known: {known}.",
         )
 
     return [
@@ -226,6 +229,15 @@ def _missing(job: str) -> list[Case]:
             {_series(START_TIME, SICK_JOB, each): "5x10 stale" for each in (A, B)},
             {_series("up", WELL_JOB, A): "1x26 0x10"},
             {_series(START_TIME, WELL_JOB, A): "5x26 stale"},
+            firing=(gone("sick", 2),),
+        ),
+        _case(
+            "Both servers of sick end while they boot, again and again; so does one of well.",
+            "7m",
+            {_series("up", SICK_JOB, each): "1 0 1 0 1 0 1 0" for each in (A, B)},
+            {_series(START_TIME, SICK_JOB, each): RESTARTS for each in (A, B)},
+            {_series("up", WELL_JOB, A): "1 0 1 0 1 0 1 0", _series("up", WELL_JOB, B): "1x8"},
+            {_series(START_TIME, WELL_JOB, A): RESTARTS, _series(START_TIME, WELL_JOB, B): "5x8"},
             firing=(gone("sick", 2),),
         ),
         _case(
@@ -379,23 +391,26 @@ WORKER_CASES = (
 )
 
 
-def _stuck(timeout_s: int) -> Case:
-    days = 2 + timeout_s // DAY_S
-    return _case(
-        "A worker of sick is stuck, that of well waits for its timeout. Both clocks are years off.",
-        "20m",
-        _heartbeat(SICK, f"{NOW_S - days * DAY_S}+60x40"),
-        _heartbeat(WELL, f"{NOW_S - (timeout_s or 60)}+60x40"),
-        firing=(
-            Firing(
-                "GunicornHeartbeatStale",
-                SICK,
-                "A worker of sick:9464 (pods) is stuck and not replaced",
-                f"A worker of sick:9464 (pods) has given no sign of life for {days}d 0h 0m 0s, and "
-                "the master has not replaced it.",
-            ),
-        ),
+def _stuck(instance: str, days: int) -> Firing:
+    return Firing(
+        "GunicornHeartbeatStale",
+        {**SICK, "instance": instance},
+        f"A worker of {instance} (pods) is stuck and not replaced",
+        f"A worker of {instance} (pods) has given no sign of life for {days}d 0h 0m 0s, and the "
+        "master has not replaced it.",
     )
+
+
+STUCK = _case(
+    "Workers of sick and of endless are stuck, those of well and slow wait for their timeouts. All "
+    "clocks are years off.",
+    "20m",
+    _heartbeat(SICK, f"{NOW_S - 2 * DAY_S}+60x40"),
+    _heartbeat(ENDLESS, f"{NOW_S - DAY_S}+60x40", timeout_s=0),
+    _heartbeat(WELL, f"{NOW_S - 80}+60x40"),
+    _heartbeat(SLOW, f"{NOW_S - 600}+60x40", timeout_s=600),
+    firing=(_stuck("sick:9464", 2), _stuck("endless:9464", 1)),
+)
 
 
 def _full(instance: str, percent: str) -> Firing:

@@ -25,7 +25,7 @@ SERVER = "{{ $labels.instance }} ({{ $labels.job }})"
 
 def files(plan: Plan) -> list[File]:
     """Make the alerts with the rules that they need, and the tests of both."""
-    found = alerts(plan.slo, plan.timeout_s)
+    found = alerts(plan.slo)
     return [
         File(RULES, _rules_text(found, plan)),
         File(TESTS, _tests_text({alert.name: alert for alert in found}, plan)),
@@ -95,7 +95,7 @@ def _folded(text: str) -> str:
 def _tests_text(found: dict[str, Alert], plan: Plan) -> str:
     about = head("alerts", f"Tests of the rules beside it: promtool test rules {TESTS}")
     rules = f"rule_files: [{RULES}]\nevaluation_interval: 1m\n\ntests:\n"
-    tests = [_test(case, found) for case in cases(plan.slo, plan.timeout_s, plan.job)]
+    tests = [_test(case, found) for case in cases(plan.slo, plan.job)]
     return about + rules + "\n".join(indented(test, 2) for test in tests)
 
 

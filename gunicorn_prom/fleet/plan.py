@@ -97,7 +97,6 @@ class Plan:
             begins with a letter.
         worker_type: "" for a class of the user's own.
         threads: of each worker.
-        timeout_s: 0 for none.
         binds: where the application listens; never empty.
         is_tls: whether the application itself speaks TLS.
         client_ca: whether it asks clients for certificates of an authority that is named.
@@ -139,7 +138,6 @@ class Plan:
     worker_type: str
     workers: int
     threads: int
-    timeout_s: int
     graceful_timeout_s: int
     binds: tuple[Bind, ...]
     is_tls: bool
@@ -200,7 +198,6 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         worker_type=worker_type,
         workers=cfg.workers,
         threads=cfg.threads,
-        timeout_s=cfg.timeout,
         graceful_timeout_s=cfg.graceful_timeout,
         binds=_binds(cfg.address),
         is_tls=bool(cfg.certfile),

@@ -25,6 +25,7 @@ gunicorn_http_aborted_total counter reason
 gunicorn_info gauge version python_version worker_class gunicorn_prom_version
 gunicorn_workers gauge state
 gunicorn_workers_target gauge
+gunicorn_worker_timeout_seconds gauge
 gunicorn_worker_spawns_total counter
 gunicorn_worker_exits_total counter reason
 gunicorn_worker_boot_seconds histogram
