@@ -37,9 +37,7 @@ TIMEOUT_S = 5
 REQUESTS = "gunicorn_http_requests_total"
 DURATIONS = "gunicorn_http_request_duration_seconds"
 # After which what is the case has become an alert: the longest patience of one, and two looks.
-SETTLING_S = (
-    max(in_seconds(alert.hold) for alert in alerts(SLO)) / FACTOR + 2 * INTERVAL_S
-)
+SETTLING_S = max(in_seconds(alert.hold) for alert in alerts(SLO)) / FACTOR + 2 * INTERVAL_S
 # Each lies in the middle of a bucket, and each quantile in the middle of those that take so long.
 PATHS = ("/sleep/0.03",) * 6 + ("/sleep/0.15",) * 3 + ("/sleep/0.35",)
 QUANTILES = (0.3, 0.75, 0.96)

@@ -58,6 +58,17 @@ def other_ways(configuration: str) -> list[str]:
     ]
 
 
+# Those of the dashboard, and of Grafana: everything is chosen, over five minutes.
+VARIABLES = {
+    "job": ".+",
+    "instance": ".+",
+    "route": ".+",
+    "__rate_interval": "1m",
+    "__range": "5m",
+    "__interval": "1s",
+}
+
+
 class Query(NamedTuple):
     """A query of the dashboard, with its variables filled in.
 
@@ -69,22 +80,16 @@ class Query(NamedTuple):
     expression: str
 
 
-def dashboard_queries(
-    dashboard: dict[str, Any],
-    job: str = ".+",
-    instance: str = ".+",
-    route: str = ".+",
-    rate_interval: str = "1m",
-) -> Iterator[Query]:
+def dashboard_queries(dashboard: dict[str, Any], **values: str) -> Iterator[Query]:
     """Yield the queries of all panels, annotations and variables, of these the series alone.
 
     Args:
-        job: regular expression of the jobs that are chosen; and so on.
+        values: of variables, where they are others than `VARIABLES`.
     """
-    values = {"job": job, "instance": instance, "route": route, "__rate_interval": rate_interval}
+    variables = VARIABLES | values
 
     def filled(expression: str) -> str:
-        for name, value in values.items():
+        for name, value in variables.items():
             expression = expression.replace(f"${name}", value)
         assert "$" not in expression, expression
         return expression
@@ -105,12 +110,16 @@ def dashboard_queries(
 
 
 def without_numbers(prometheus: int, queries: Iterable[Query]) -> set[str]:
-    """Return the places whose queries find nothing, or nothing but NaN."""
+    """Return the places whose queries find nothing, or nothing but NaN, in the last minutes."""
     return {
         asked.place
         for asked in queries
-        if all(map(math.isnan, query(prometheus, asked.expression).values()))
+        if all(map(math.isnan, query(prometheus, _over_time(asked.expression)).values()))
     }
+
+
+def _over_time(expression: str) -> str:
+    return f"max_over_time(({expression})[{VARIABLES['__range']}:{VARIABLES['__interval']}])"
 
 
 def load_dashboard(directory: Path) -> dict[str, Any]:

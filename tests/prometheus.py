@@ -80,3 +80,18 @@ def ask(port: int, target: str) -> Any:
     answer = request(port, f"/api/v1/{target}")
     assert answer.status == 200, answer.text
     return json.loads(answer.text)["data"]
+
+
+def promtool(directory: Path, *arguments: str) -> str:
+    """Run promtool in a directory, which has to succeed; return what it prints."""
+    program = find_program("promtool", "prometheus")
+    ended = subprocess.run(
+        [program, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout

@@ -14,7 +14,7 @@ UID = "gunicorn-prom"
 SCHEMA_VERSION = 38
 COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-# What a query is about, for `{@}` in it.
+# What a query is about, for `{@` in it.
 SELECTION = 'job=~"$job", instance=~"$instance"'
 
 Json = dict[str, Any]
@@ -100,7 +100,7 @@ def _target(panel: Panel, ref: str, expression: str, legend: str) -> Json:
     return {
         "refId": ref,
         "datasource": DATASOURCE,
-        "expr": expression.replace("@", SELECTION),
+        "expr": _selected(expression),
         "legendFormat": legend,
         "editorMode": "code",
         "range": not is_instant,
@@ -243,7 +243,7 @@ def _annotation(name: str, color: str, expression: str) -> Json:
         "enable": True,
         "hide": False,
         "iconColor": color,
-        "expr": f"count by (job) ({expression.replace('@', SELECTION)})",
+        "expr": f"count by (job) ({_selected(expression)})",
         "titleFormat": name,
         "textFormat": "{{job}}: {{value}} servers",
         "step": "60s",
@@ -293,3 +293,7 @@ def _variable(name: str, series: str) -> Json:
         "options": [],
         "skipUrlSync": False,
     }
+
+
+def _selected(expression: str) -> str:
+    return expression.replace("{@", f"{{{SELECTION}")

@@ -1,8 +1,8 @@
 """What the dashboard shows.
 
-In a query `@` stands for the servers that are chosen and `<budget>` for the share of requests that
+In a query `{@` stands for the servers that are chosen and `<budget>` for the share of requests that
 may fail, `<slo>` in a description for the percentage that shall not. Every query is an aggregate,
-or the worst few: over a thousand servers it draws no more lines than over one.
+or the few that were worst at some time: a thousand servers draw no more lines than ten.
 """
 
 from typing import Literal, NamedTuple
@@ -56,11 +56,13 @@ FAILED_SHARE = (
     '((sum(rate(gunicorn_http_requests_total{@, status=~"5.."}[$__rate_interval])) or vector(0))'
     f" + {ABORTED.format(FAILED)}) / ({REQUESTS} + {ABORTED.format(UNANSWERED)})"
 )
-IN_PROGRESS = "gunicorn_worker_requests_in_progress{@}"
 CAPACITY = "gunicorn_worker_capacity{@}"
+IN_PROGRESS = "gunicorn_worker_requests_in_progress{@}"
+# Of workers with a limit; others have no capacity of which this could be a share.
+IN_USE = f"({IN_PROGRESS} and {CAPACITY})"
 SERVING = 'gunicorn_workers{@, state=~"idle|busy"}'
 CPU = "rate(gunicorn_worker_cpu_seconds_total{@}[$__rate_interval])"
-WAITING = '{__name__=~"gunicorn_socket_backlog|gunicorn_worker_connections_waiting", @}'
+WAITING = '{@, __name__=~"gunicorn_socket_backlog|gunicorn_worker_connections_waiting"}'
 # By the server's own clock: together they are the time of the scrape.
 SCRAPED_AT = "gunicorn_worker_start_time_seconds{@} + gunicorn_worker_uptime_seconds{@}"
 # `server` is empty unless one sidecar exports several.
@@ -85,8 +87,12 @@ def percentiles(histogram: str, *shares: float, labels: str = "@") -> tuple[tupl
 
 
 def worst(query: str, legend: str = SERVER, count: int = 5) -> tuple[str, str]:
-    """Return the query for the servers or workers with the highest values."""
-    return f"topk({count}, {query})", legend
+    """Return the query for the servers or workers that have had the highest values.
+
+    They are the same over the whole graph: `topk` alone chooses anew at each of its points.
+    """
+    over_the_graph = f"max_over_time(({query})[$__range:$__interval] @ end())"
+    return f"{query} and topk({count}, {over_the_graph})", legend
 
 
 DURATION = "gunicorn_http_request_duration_seconds"
@@ -138,7 +144,7 @@ GLANCE = Row(
             "Of what all workers could work on at once, the share in use. From 0.7 on bursts wait; "
             "empty where nothing limits a worker.",
             "percentunit",
-            ((f"sum({IN_PROGRESS}) / sum({CAPACITY})", "in use"),),
+            ((f"sum({IN_USE}) / sum({CAPACITY})", "in use"),),
             kind="stat",
             width=3,
             height=4,
@@ -370,9 +376,9 @@ SATURATION = Row(
             "together, and of the fullest. At 1 every further request waits.",
             "percentunit",
             (
-                (f"sum({IN_PROGRESS}) / sum({CAPACITY})", "all"),
+                (f"sum({IN_USE}) / sum({CAPACITY})", "all"),
                 worst(
-                    f"sum by (job, instance, server) ({IN_PROGRESS}) / "
+                    f"sum by (job, instance, server) ({IN_USE}) / "
                     f"sum by (job, instance, server) ({CAPACITY})"
                 ),
             ),

@@ -1,7 +1,6 @@
 """`gunicorn-prom emit alerts`, by promtool and a real Prometheus."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from gunicorn_prom.fleet.alert_rules import alerts
 from gunicorn_prom.metrics import FAMILIES
 from tests.fleet_rules import RULES, TESTS, emitted_alerts
 from tests.incidents import INCIDENTS
-from tests.real_parts import find_program
+from tests.prometheus import promtool
 from tests.support import ROOT, run_to_end
 
 DECLARED = {alert.name: alert for alert in alerts(99.9)}
@@ -29,20 +28,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("alerts")
     emitted_alerts(path)
     return path
-
-
-def promtool(directory: Path, *arguments: str) -> str:
-    program = find_program("promtool", "prometheus")
-    ended = subprocess.run(
-        [program, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=directory,
-        timeout=60,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
 
 
 def rules_of(path: Path) -> list[dict[str, Any]]:
