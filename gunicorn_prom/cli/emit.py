@@ -152,7 +152,12 @@ def _tell_of_log_files(plan: Plan, kept: Collection[str]) -> None:
 
 def _tell_what_no_image_has(plan: Plan) -> None:
     image = f"{plan.directory}, of which the image is made"
-    if os.path.isabs(plan.chdir):
+    for name, value in plan.host_claims.items():
+        print(
+            f"note: {name} = {value!r} of the configuration file must exist in the image",
+            file=sys.stderr,
+        )
+    if os.path.isabs(plan.chdir) and "chdir" not in plan.host_claims:
         print(f"note: --chdir {plan.chdir} is left out, for it is not in {image}", file=sys.stderr)
     file = plan.config_file
     if os.path.isabs(file):

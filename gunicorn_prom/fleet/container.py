@@ -109,7 +109,7 @@ def command(plan: Plan) -> list[str]:
 
 
 def surroundings(plan: Plan, state_dir: str) -> list[str]:
-    """Return the options that a container asks for: addresses, directories, certificates, logs.
+    """Return the options by which it fits a container: addresses, directories, user, files, logs.
 
     Args:
         state_dir: a directory on tmpfs that may be written to.
@@ -117,6 +117,9 @@ def surroundings(plan: Plan, state_dir: str) -> list[str]:
     found = [f"--bind={bind}" for bind in listeners(plan)]
     if plan.chdir and not os.path.isabs(plan.chdir):  # what lies elsewhere is in no image
         found.append(f"--chdir={plan.chdir}")
+    # Whom the file names cannot be had in a container, where nobody is root.
+    found += [f"--user={USER_ID}"] if plan.user else []
+    found += [f"--group={USER_ID}"] if plan.group else []
     if plan.is_tls:
         found += [f"--certfile={TLS_DIR}/tls.crt", f"--keyfile={TLS_DIR}/tls.key"]
     if plan.client_ca:

@@ -1,6 +1,7 @@
 """The kind `dockerfile`: an image of the application."""
 
 import json
+import re
 import shlex
 
 from gunicorn_prom.fleet import container
@@ -66,7 +67,7 @@ COPY --from=build /opt/venv /opt/venv
 # your Prometheus only: publish it on an inner address, or not at all.
 ENV PATH=/opt/venv/bin:$PATH \\
     PYTHONUNBUFFERED=1 \\
-    GUNICORN_CMD_ARGS={json.dumps(options)}
+    GUNICORN_CMD_ARGS={_quoted(options)}
 
 WORKDIR /app
 COPY . .
@@ -79,6 +80,15 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["gunicorn-prom", "run"]
 CMD {json.dumps(container.command(plan), ensure_ascii=False)}
 """
+
+
+def _quoted(text: str) -> str:
+    """Return a value for ENV, in which Docker looks for variables.
+
+    Source: Dockerfile reference, environment replacement.
+    """
+    escaped = re.sub(r'[\\"$]', r"\\\g<0>", text)
+    return f'"{escaped}"'
 
 
 def _installation(plan: Plan) -> str:

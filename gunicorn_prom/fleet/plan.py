@@ -1,11 +1,12 @@
 """What the files for the fleet are made from: the user's own configuration."""
 
 import argparse
+import grp
 import os
 import pwd
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ class Plan:
         job: the label `job` in Prometheus and the name of the objects, a label of DNS that
             begins with a letter.
         worker_type: "" for a class of the user's own.
+        workers: to have room for: one where there are none at first.
         threads: of each worker.
         binds: where the application listens; never empty.
         is_tls: whether the application itself speaks TLS.
@@ -114,8 +116,12 @@ class Plan:
             in the environment, without secrets and without what a container decides itself:
             addresses, files of certificates, the state directory.
         host_arguments: those of the latter that hold where the server runs on this host.
-        chdir: where an option leads the server from `directory`: relative where it lies in that,
-            "" where none does.
+        chdir: where the configuration leads the server from `directory`: relative where it lies
+            in that, "" where it stays.
+        host_claims: settings of the configuration file that are refused where what they name is
+            not: a whole path to change to, names of a user and a group.
+        files: that the server reads besides, whole paths: certificates, keys, the web configuration
+            and what that names.
         left_out: options that were given there and may be secret, so they are not shown.
         log_files: where logs are written, by option, wherever it is configured; a log that goes to
             the server's own stream, or nowhere, is not here but with the other arguments.
@@ -127,6 +133,7 @@ class Plan:
         program: the command that is gunicorn-prom on this host, as its words.
         requirements: of the application: `requirements.txt`, `pyproject.toml` or "".
         user: "" where none was given.
+        group: likewise.
         backlog: of each listener.
         is_daemon: whether the server leaves who has started it.
         slo: percentage of requests that shall succeed.
@@ -155,6 +162,8 @@ class Plan:
     arguments: tuple[str, ...]
     host_arguments: tuple[str, ...]
     chdir: str
+    host_claims: dict[str, str]
+    files: tuple[str, ...]
     left_out: tuple[str, ...]
     log_files: dict[str, str]
     extras: tuple[str, ...]
@@ -165,6 +174,7 @@ class Plan:
     program: tuple[str, ...]
     requirements: str
     user: str
+    group: str
     backlog: int
     is_daemon: bool
     slo: float = DEFAULT_SLO
@@ -196,7 +206,7 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         is_application_named=bool(cfg.paste or configuration.app_uri),
         job=_job(cfg.settings["proc_name"].get() or application.partition(".")[0]),
         worker_type=worker_type,
-        workers=cfg.workers,
+        workers=max(cfg.workers, 1),
         threads=cfg.threads,
         graceful_timeout_s=cfg.graceful_timeout,
         binds=_binds(cfg.address),
@@ -214,7 +224,9 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         config_file=_config_file(configuration, directory),
         arguments=_options(entry for entry in shown if entry.name not in OF_THE_HOST),
         host_arguments=_options(entry for entry in shown if entry.name in OF_THE_HOST),
-        chdir=_seen_from(directory, cfg.chdir) if settings["chdir"] in given else "",
+        chdir="" if cfg.chdir == directory else _seen_from(directory, cfg.chdir),
+        host_claims=dict(_host_claims(configuration.file_variables)),
+        files=tuple(_files(cfg, web)),
         left_out=tuple(_option(entry) for entry in secret),
         log_files={_option(entry): entry.value for entry in log_files},
         extras=_extras(worker_type, web),
@@ -224,7 +236,8 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         directory=directory,
         program=_program(),
         requirements=next((name for name in REQUIREMENTS if Path(directory, name).is_file()), ""),
-        user=_user_name(settings["user"]),
+        user=_name(settings["user"], lambda uid: pwd.getpwuid(uid).pw_name),
+        group=_name(settings["group"], lambda gid: grp.getgrgid(gid).gr_name),
         backlog=cfg.backlog,
         is_daemon=cfg.daemon,
         slo=slo,
@@ -281,12 +294,27 @@ def _extras(worker_type: str, web: WebConfig | None) -> tuple[str, ...]:
     return (*extras, "auth") if web else tuple(extras)
 
 
-def _user_name(entry: Effective) -> str:
+def _host_claims(variables: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("chdir", "user", "group"):
+        value = variables.get(name)
+        is_of_here = str(value).startswith("/") if name == "chdir" else not str(value).isdigit()
+        if isinstance(value, str) and is_of_here:
+            yield name, value
+
+
+def _files(cfg: Any, web: WebConfig | None) -> Iterator[str]:
+    names = [cfg.certfile, cfg.keyfile, cfg.ca_certs, cfg.metrics_web_config]
+    # The server reads them from the directory to which it has changed, as it has by now.
+    yield from (os.path.abspath(name) for name in names if name)
+    yield from (os.path.abspath(file) for file in (web.files() if web else ()))
+
+
+def _name(entry: Effective, look_up: Callable[[int], str]) -> str:
+    """Return the name of a user or group, for the number is this machine's; "" for the default."""
     if entry.origin.source == "default":
         return ""
-    # The number is this machine's.
     with suppress(KeyError):
-        return pwd.getpwuid(entry.value).pw_name
+        return look_up(entry.value)
     return str(entry.value)
 
 

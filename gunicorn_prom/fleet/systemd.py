@@ -99,12 +99,13 @@ WantedBy=multi-user.target
 
 
 def _user(plan: Plan) -> str:
+    group = f"Group={plan.group}\n" if plan.group else ""
     if plan.user:
-        return f"User={plan.user}\n"
+        return f"User={plan.user}\n{group}"
     return (
         "# A user that systemd makes for it, who must be able to read the application. What it\n"
         "# keeps goes to $STATE_DIRECTORY.\n"
-        f"DynamicUser=yes\nStateDirectory={plan.job}\n"
+        f"DynamicUser=yes\nStateDirectory={plan.job}\n{group}"
     )
 
 
@@ -149,20 +150,20 @@ def _memory(plan: Plan) -> str:
 
 def _home(plan: Plan) -> str:
     needed = any(path.startswith(HOMES) for path in _places(plan))
-    reason = "# The application lies in a home directory; elsewhere it would be `yes`.\n"
+    reason = "# What the server reads lies in a home directory; elsewhere it would be `yes`.\n"
     return f"{reason}ProtectHome=read-only\n" if needed else "ProtectHome=yes\n"
 
 
 def _temporary(plan: Plan) -> str:
     found = [match[0] for place in _places(plan) if (match := TEMPORARY.match(place))]
-    reason = "# The application lies where the unit has a directory of its own.\n"
+    reason = "# What the server reads lies where the unit has a directory of its own.\n"
     lines = [f"BindReadOnlyPaths={_quoted(path)}\n" for path in dict.fromkeys(found)]
     return reason + "".join(lines) if lines else ""
 
 
 def _places(plan: Plan) -> list[str]:
     """Return what must be there for the server to start, with a slash behind directories."""
-    return [f"{plan.directory}/", f"{plan.chdir}/", plan.config_file, *plan.program]
+    return [f"{plan.directory}/", f"{plan.chdir}/", plan.config_file, *plan.files, *plan.program]
 
 
 def _capabilities(plan: Plan) -> str:

@@ -288,6 +288,20 @@ def test_a_container_starts_where_the_server_does(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["dockerfile", "compose", "podmonitor", "systemd"])
+def test_what_only_this_host_may_have_is_told(tmp_path: Path, kind: str) -> None:
+    """Gunicorn refuses a file with a user or directory that is not there, whatever else is said."""
+    (tmp_path / "src").mkdir()
+    file = f"chdir = '{tmp_path}/src'; user = 'nobody'; group = 65534"
+    (tmp_path / "gunicorn.conf.py").write_text(file)
+    done = emit(tmp_path, kind, "shop:app")
+    told = [f"chdir = '{tmp_path}/src'", "user = 'nobody'"] if kind != "systemd" else []
+    assert notes(done) == [
+        f"note: {claim} of the configuration file must exist in the image" for claim in told
+    ]
+    assert ("--chdir=src" in done.stdout) == (kind != "systemd")
+
+
+@pytest.mark.parametrize("kind", ["dockerfile", "compose", "podmonitor", "systemd"])
 def test_a_log_is_no_file(tmp_path: Path, kind: str) -> None:
     """Wherever a file is configured it is the server's own stream, and a note says so."""
     (tmp_path / "gunicorn.conf.py").write_text("accesslog = 'logs/access.log'")

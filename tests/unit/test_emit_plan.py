@@ -1,6 +1,8 @@
 """What `gunicorn-prom emit` takes from a configuration, and what a container makes of it."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +241,55 @@ def test_keda_follows_what_a_pod_can_do() -> None:
     assert thresholds("shop:app", "-w", "2") == ["1.4", "1.4"]
     assert thresholds(*ARGUMENTS["gthread"]) == ["8.4", "8.4"]
     assert thresholds(*ARGUMENTS["gevent"]) == ["2.8"]
+
+
+def test_autoscaling_has_room_for_a_worker() -> None:
+    """A threshold of 0 is none, so a server without workers counts as one with one."""
+    (text,) = emit("keda", "shop:app", "--workers=0").values()
+    assert [t["metadata"]["threshold"] for t in yaml.safe_load(text)["spec"]["triggers"]] == [
+        "0.7",
+        "0.7",
+    ]
+
+
+@pytest.mark.parametrize("lines", ["user = 'nobody'", "group = 'nogroup'", "user = 65534"])
+def test_a_user_of_the_file_is_not_asked_for_where_nobody_can_be(lines: str) -> None:
+    """A container has one of its own; a unit runs as that user, from the start."""
+    Path("gunicorn.conf.py").write_text(lines)
+    name, given = lines.partition(" ")[0], {"user": "nobody", "group": "nogroup"}
+    arguments = container.arguments(plan("shop:app"), "/run/x")
+    own = [argument for argument in arguments if argument.startswith(("--user", "--group"))]
+    assert own == [f"--{name}={container.USER_ID}"]
+    service = emit("systemd", "shop:app")["shop.service"]
+    assert f"\n{name.capitalize()}={given[name]}\n" in service
+    assert ("DynamicUser=yes" in service) == (name == "group")
+
+
+def test_the_image_has_its_options_as_they_are() -> None:
+    """Docker looks for variables in what ENV sets, and takes backslashes for its own."""
+    Path("a$b \\ é").mkdir()
+    text = emit("dockerfile", "shop:app", "--chdir=a$b \\ é")["Dockerfile"]
+    (value,) = re.findall(r'GUNICORN_CMD_ARGS="(.*)"$', text, re.MULTILINE)
+    assert "--chdir=a\\$b \\\\ é'" in value
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("certfile = '/etc/tls.crt'; keyfile = '/etc/tls.key'", "yes"),
+        ("certfile = '/etc/tls.crt'; keyfile = '/home/me/tls.key'", "read-only"),
+        ("chdir = '/root'", "read-only"),
+    ],
+)
+def test_a_unit_sees_every_file_that_the_server_reads(
+    lines: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certificates in a home, and the directory to which the file changes."""
+    monkeypatch.setattr(os.path, "isdir", lambda path: True)  # not everybody may see /root
+    monkeypatch.setattr(os, "chdir", lambda path: None)
+    Path("gunicorn.conf.py").write_text(lines)
+    service = emit("systemd", "shop:app")["shop.service"]
+    assert f"\nProtectHome={expected}\n" in service
 
 
 @pytest.mark.parametrize(
