@@ -26,8 +26,9 @@ Worker = dict[str, Any]
 Shown = tuple[str, str]
 
 BAR_WIDTH = 10
-# What the last column wants at least before another is left out for it.
-REQUEST_WIDTH = 14
+# What the last column has at least, and what it has before one of a higher rank is shown beside it:
+# an age, a method and so much of a path that it tells what is asked for.
+REQUEST_WIDTH, GOOD_REQUEST_WIDTH = 14, 28
 STATES = {
     "busy": "green",
     "idle": "dim",
@@ -333,16 +334,18 @@ def columns(
     fitting = [column for column in by_rank if column.key != "generation" or has_generations]
     while True:
         ordered = [column for column in COLUMNS if column in fitting]
-        placed = [Placed(column, _width(column, workers, time)) for column in ordered]
+        widths = (_width(column, workers, time, fitting[-1]) for column in ordered)
+        placed = list(map(Placed, ordered, widths))
         room = width - sum(place.width for place in placed) - _gap(width) * (len(placed) - 1)
         if room >= 0 or len(fitting) == 1:
             return _stretched(placed, room)
         fitting.pop()
 
 
-def _width(column: Column, workers: Iterable[Worker], time: float) -> int:
+def _width(column: Column, workers: Iterable[Worker], time: float, last: Column) -> int:
+    """Return the width of a column, where `last` would be the next to be left out."""
     if column.key == "oldest":
-        return column.width
+        return GOOD_REQUEST_WIDTH if last.rank > column.rank else column.width
     values = (cell_len(column.shown(worker, time)[0]) for worker in workers)
     return max(column.width, len(column.title) + 1, *values)
 
@@ -355,7 +358,7 @@ def _stretched(placed: list[Placed], room: int) -> list[Placed]:
     """Give the rest of a line to the bar of `busy` and to the oldest request."""
     stretched = []
     for place in placed:
-        if place.column.key == "busy" and room > 2 * BAR_WIDTH:
+        if place.column.key == "busy" and room > BAR_WIDTH:
             room -= BAR_WIDTH + 1
             place = Placed(place.column, place.width + BAR_WIDTH + 1, has_bar=True)  # noqa: PLW2901  # the wider one
         if place.column.key == "oldest":

@@ -73,7 +73,7 @@ def test_a_terminal_of_80_columns() -> None:
         assert fact in text
     for panel in ("1204/s", "12.00%", "97%", "1.34s", "12ms  p90 50ms", "6/24", "312M"):
         assert panel in text
-    for header in ("ID", "PID", "STATE", "ACTIVE", "BUSY", "REQ/S", "MEM", "CPU", "BEAT", "OLDEST"):
+    for header in ("ID", "PID", "STATE", "ACTIVE", "BUSY", "REQ/S", "MEM", "CPU", "OLDEST"):
         assert header in text
     for fact in ("timeout 2", "max_requests 12", "5xx 4678", "GET /orders/7 after 31s"):
         assert fact in text
@@ -86,7 +86,17 @@ def test_a_terminal_of_160_columns() -> None:
     assert [column.title for column in COLUMNS if column.title not in text] == []
     assert "31s GET /orders/7" in text
     assert "60.0M/150M" in text
-    assert "█████████▏   92%" in text
+    assert "█████████▏   92%" in "\n".join(lines(document(), View(), 180, 40))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_the_oldest_request_can_be_read(width: int) -> None:
+    """It has room for a path before columns of which less depends."""
+    request = "GET /orders/{id}/all"
+    oldest = {"start_time": 0.0, "age_s": 12.3, "request": request}
+    stuck = worker(0, "stuck", oldest_request=oldest)
+    text = "\n".join(lines(document(workers=[stuck]), View(), width, 24))
+    assert f"12s {request}" in text
 
 
 def test_the_order_in_which_columns_are_left_out() -> None:
