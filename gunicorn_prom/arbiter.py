@@ -296,7 +296,6 @@ class PrometheusArbiter(Arbiter):
             if self._roster is not None:
                 self._roster.spawned()
             self._beat()
-        self._publish_listeners()
         return pid
 
     def _publish_listeners(self) -> None:
@@ -311,12 +310,13 @@ class PrometheusArbiter(Arbiter):
                     self._state.publish(sockets, url)
 
     def manage_workers(self) -> None:
-        """Keep the number of workers; behind the first of them the metrics server begins."""
+        """Keep the number of workers; behind the first the metrics server begins, if any."""
         super().manage_workers()
         if self._exporter is not None and not self._is_serving:
             self._is_serving = True
             with self._tolerated("server"):
                 self._exporter.begin()
+        self._publish_listeners()
 
     def murder_workers(self) -> None:
         """Look after workers once each turn of Gunicorn's loop, and after our own."""

@@ -36,6 +36,10 @@ PASSWORD = environment("password")
 DEFAULT_INTERVAL_S, MIN_INTERVAL_S, MAX_INTERVAL_S = 2, 0.2, 3600
 # Where stdout is no terminal: all columns.
 PIPED_WIDTH = 160
+# Of a terminal that does not know its size, as a serial line.
+UNKNOWN_SIZE = (80, 24)
+# What ends a program at once, whatever it has made of the terminal.
+ENDING_SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 Result = dict[str, Any] | Exception
 
 
@@ -125,6 +129,7 @@ def top(  # noqa: PLR0913  # the options of the command
 
     Where stdout is no terminal it is shown once.
     """
+    _end_in_order()
     try:
         if key is not None and cert is None:
             raise UsageError("--key without --cert", "name the certificate, too")
@@ -144,6 +149,13 @@ def top(  # noqa: PLR0913  # the options of the command
             _Screen(source, document, view, interval_s).watch()
     except GunicornPromError as error:
         fail(error)
+
+
+def _end_in_order() -> None:
+    """Have signals end us in the usual way, which gives the terminal back as it was."""
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has reasons
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 
 
 def _seconds(interval: str) -> float:
@@ -173,10 +185,11 @@ def _password(user: str | None, file: Path | None) -> str:
         return ""
     if file is not None:
         try:
-            return file.read_text().partition("\n")[0].removesuffix("\r")
+            return file.read_text("utf-8").partition("\n")[0].removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise UsageError(f"cannot read --password-file {file}: {said}") from error
+            message = f"cannot read --password-file {file}: {said}"
+            raise UsageError(message, "its first line is the password, in UTF-8") from error
     if PASSWORD in os.environ:
         return os.environ[PASSWORD]
     if sys.stdin is None or not sys.stdin.isatty():
@@ -227,6 +240,12 @@ class _Screen:
             SystemExit: by a signal, or the terminal is gone.
         """
         threading.Thread(target=self._ask, daemon=True).start()
+        try:
+            self._watch()
+        except (OSError, EOFError) as error:  # who asks the server tells of its own
+            raise SystemExit(128 + signal.SIGHUP) from error
+
+    def _watch(self) -> None:
         with self._signals():
             while self._view is not None:
                 # The terminal is ours until we end, or are stopped by Ctrl-Z.
@@ -247,14 +266,11 @@ class _Screen:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Have signals wake us up, and those that end us end us in the usual way."""
+        """Have signals wake us up."""
         os.set_blocking(self._waker, False)
         handlers: dict[int, Callable[[int, Any], None]] = {
             signal.SIGWINCH: lambda _number, _frame: None,
             signal.SIGTSTP: lambda _number, _frame: self._suspend(),
-            signal.SIGTERM: lambda number, _frame: sys.exit(128 + number),
-            signal.SIGHUP: lambda number, _frame: sys.exit(128 + number),
-            signal.SIGQUIT: lambda number, _frame: sys.exit(128 + number),
         }
         before = {number: signal.signal(number, handle) for number, handle in handlers.items()}
         waker = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
@@ -305,6 +321,7 @@ class _Screen:
     def _lay_out(self) -> None:
         # Of the terminal itself: COLUMNS would be that of the time when it was exported.
         width, height = os.get_terminal_size(sys.stdout.fileno())
+        width, height = width or UNKNOWN_SIZE[0], height or UNKNOWN_SIZE[1]
         self._console.size = ConsoleDimensions(width, height)
         if self._view is not None:
             self._frame = frame(self._document, self._view, width, height)

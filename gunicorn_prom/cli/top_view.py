@@ -309,7 +309,7 @@ def _red(is_bad: bool) -> str:
 
 
 def _panel(panel: _Panel, history: dict[str, Any], width: int, view: View) -> Text:
-    line = Text(panel.label.ljust(LABEL_WIDTH), "dim")
+    line = Text.assemble((panel.label.ljust(LABEL_WIDTH), "dim"))
     line.append(panel.value.rjust(VALUE_WIDTH), panel.style or "bold")
     room = width - len(line) - 1
     if panel.history:
@@ -390,7 +390,7 @@ def _totals(document: Document) -> Text:
 
 
 def _exits(document: Document) -> Text:
-    line = Text("exits       ", "dim")
+    line = Text.assemble(("exits       ", "dim"))
     for each in document["exits"] or ():
         style = "dim" if each["wanted"] else "bold red"
         line.append(f"{each['reason']} {number(each['count'])}", style).append("  ")

@@ -173,6 +173,8 @@ def test_it_serves_what_the_master_serves(tmp_path: Path) -> None:
         server.wait_for_workers(2)
         assert server.get("/do/mail/1").status == 200
         exporter.wait_for_server()
+        beats = "gunicorn_worker_heartbeat_timestamp_seconds"
+        server.wait_for_metrics(lambda m: len(m.all(beats)) == 2, "the first heartbeats")
         theirs, ours = server.wait_for_requests(1), exporter.wait_for_requests(1)
         assert types_in(ours.text) == types_in(theirs.text)
         for metrics in (ours, theirs):

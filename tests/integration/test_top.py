@@ -1,6 +1,7 @@
 """`gunicorn-prom top` in a real terminal, on real servers."""
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -166,6 +167,9 @@ ENDINGS: dict[str, Callable[[Terminal], object]] = {
     "Ctrl-C": lambda screen: screen.press("C-c"),
     "SIGTERM": lambda screen: subprocess.run(["kill", str(pid_of_top(screen))], check=True),
     "SIGHUP": lambda screen: subprocess.run(["kill", "-HUP", str(pid_of_top(screen))], check=True),
+    "SIGUSR1": lambda screen: subprocess.run(
+        ["kill", "-USR1", str(pid_of_top(screen))], check=True
+    ),
     "Ctrl-\\": lambda screen: screen.press("C-\\"),
 }
 EXIT_CODES = {
@@ -173,6 +177,7 @@ EXIT_CODES = {
     "Ctrl-C": 130,
     "SIGTERM": 128 + signal.SIGTERM,
     "SIGHUP": 128 + signal.SIGHUP,
+    "SIGUSR1": 128 + signal.SIGUSR1,
     "Ctrl-\\": 128 + signal.SIGQUIT,
 }
 
@@ -193,6 +198,15 @@ def test_it_leaves_the_terminal_as_it_was(loaded: Server, tmp_path: Path) -> Non
             assert (screen.tell("alternate_on"), screen.tell("cursor_flag")) == ("0", "1")
             screen.run("clear; stty -g | cmp - before; echo cmp ended with $?, what was there")
             screen.wait_for("cmp ended with 0, what was there\n")
+
+
+@real_parts
+def test_a_terminal_that_does_not_know_its_size(loaded: Server, tmp_path: Path) -> None:
+    """It has 24 lines of 80 columns, as everybody takes it to have."""
+    with terminal(tmp_path, 100, 30) as screen:
+        screen.run(f"stty cols 0 rows 0; {command(loaded)}")
+        screen.wait_for("3 busy, 1 idle", "q  quit")
+        screen.press("q")
 
 
 @real_parts
@@ -316,6 +330,15 @@ def test_several_servers(loaded: Server, tmp_path: Path) -> None:
             assert f"http://127.0.0.1:{each.metrics_port} (pid {each.pid})" in ended.stderr
         assert "hint: choose one: --url http://127.0.0.1:" in ended.stderr
     assert top(tmp_path, f"--state-dir={loaded.state_directory}").returncode == 0
+
+
+def test_a_server_without_workers(tmp_path: Path) -> None:
+    """It is found all the same, and says what it lacks."""
+    with gunicorn_prom(tmp_path, "behave:app", "--workers=0", start=False) as server:
+        server.launch()
+        directory = f"--state-dir={server.state_directory}"
+        wait_for(lambda: top(tmp_path, directory).returncode == 0, "the server")
+        assert "degraded  no worker is wanted" in top(tmp_path, directory).stdout
 
 
 def test_a_server_whose_master_was_killed(loaded: Server, tmp_path: Path) -> None:
@@ -459,3 +482,18 @@ def test_the_password_is_asked_for(guarded: Server, identities: Identities, tmp_
         screen.wait_for("1 of 1 worker ")
         screen.press("q")
         assert PASSWORD not in screen.wait_for(PROMPT.strip())
+
+
+@real_parts
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP])
+def test_an_end_while_the_password_is_asked_for(
+    guarded: Server, identities: Identities, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The terminal shows what is typed, as before."""
+    with terminal(tmp_path, 100, 24) as screen:
+        screen.run("stty -g >before")
+        screen.run(command(guarded, f"--ca-file={identities.ours.file}", f"--user={USER}"))
+        screen.wait_for(f"Password of {USER}:")
+        os.kill(pid_of_top(screen), number)
+        screen.run("stty -g | cmp - before; echo cmp ended with $?")
+        screen.wait_for("cmp ended with 0\n")
