@@ -355,10 +355,12 @@ def _gap(width: int) -> int:
 
 
 def _stretched(placed: list[Placed], room: int) -> list[Placed]:
-    """Give the rest of a line to the bar of `busy` and to the oldest request."""
+    """Give the rest of a line to the oldest request, and what it can spare to a bar of `busy`."""
+    requests = [place.width for place in placed if place.column.key == "oldest"]
+    spare = room - sum(max(0, GOOD_REQUEST_WIDTH - width) for width in requests)
     stretched = []
     for place in placed:
-        if place.column.key == "busy" and room > BAR_WIDTH:
+        if place.column.key == "busy" and spare > BAR_WIDTH:
             room -= BAR_WIDTH + 1
             place = Placed(place.column, place.width + BAR_WIDTH + 1, has_bar=True)  # noqa: PLW2901  # the wider one
         if place.column.key == "oldest":
