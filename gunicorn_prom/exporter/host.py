@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -289,10 +289,11 @@ class ThreadHost(ExporterHost):
         return b"" if self._endpoint is None else self._endpoint.dump_history()
 
     def _run(self) -> None:
-        thread = threading.Thread(target=self._serve, name="gunicorn-prom", daemon=True)
-        thread.start()
-        # Not before: up to Gunicorn 23 the handler of SIGCHLD may halt the master in between.
-        self._thread = thread
+        assert self._server is not None  # begin() has made it
+        self._thread = threading.Thread(
+            target=self._serve, args=(self._server,), name="gunicorn-prom", daemon=True
+        )
+        self._thread.start()
 
     def revive(self) -> None:
         """Start the thread again if it has died."""
@@ -303,14 +304,15 @@ class ThreadHost(ExporterHost):
         """End the thread, which finishes the requests that it has."""
         self._cut_lifeline()
         if self._thread is not None:
-            self._thread.join(STOP_WAIT_S)
+            # Up to Gunicorn 23 the handler of SIGCHLD may halt the master before it has started.
+            with suppress(RuntimeError):
+                self._thread.join(STOP_WAIT_S)
             self._server = self._thread = None
         self._listener.close()
 
-    def _serve(self) -> None:
-        assert self._server is not None  # begin() has made it
+    def _serve(self, server: "Server") -> None:
         try:
-            self._server.serve()
+            server.serve()
         except Exception as error:
             # `revive` starts another one within a second, which may fail in the same way.
             if repr(error) != self._failure:
