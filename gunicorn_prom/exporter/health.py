@@ -80,9 +80,9 @@ def readiness_problem(server: ServerReading) -> str:
         is_serving = is_leaving or gauges[Gauge.STATE] == State.RUNNING
         if gauges[Gauge.BOOTED_TIME] and is_serving and worker.board.meta["master"] not in stopping:
             return ""
+    if not target(server):
+        return "no worker is wanted"
     # So they do where the old workers have gone before the new ones are up.
     if any(m.reading.time <= m.reading.master[Master.READY_UNTIL] for m in server.masters):
         return ""
-    if not target(server):
-        return "no worker is wanted"
     return "no worker serves" if has_ever_booted(server) else "no worker has booted"

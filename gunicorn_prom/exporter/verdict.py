@@ -132,7 +132,7 @@ class Judge:
         if self._missing_since is None:
             return ""
         missing_s = time.monotonic() - self._missing_since
-        return f" since {missing_s:.0f} s" if missing_s > _boot_may_take_s(server) else ""
+        return f" for {missing_s:.0f} s" if missing_s > _boot_may_take_s(server) else ""
 
     def _troubles(
         self, server: ServerReading, states: Sequence[str], change: Change | None
@@ -144,7 +144,8 @@ class Judge:
         if stuck:
             yield f"{stuck} of {_workers(target(server))} stuck"
         if overdue := self._overdue(server):
-            yield _how_many(server, states) + overdue
+            missing = target(server) - _serving(states)
+            yield f"{_how_many(server, states)}, {missing} missing{overdue}"
         if deaths := _deaths(change):
             yield deaths
         if change is None:

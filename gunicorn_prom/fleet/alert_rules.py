@@ -247,7 +247,7 @@ def _burn_rate(burn: Burn, slo: float) -> Alert:
 
 # A server is gone when its target is there and cannot be scraped, a job also when its targets are.
 # One that ends while it boots and is started again can be scraped now and then, so of a job a
-# server must have stayed.
+# server must serve.
 MISSING = (
     Alert(
         "GunicornJobMissing",
@@ -259,13 +259,13 @@ MISSING = (
           or
             last_over_time(job:gunicorn_servers:count[1h])
         )
-        unless on (job) group by (job) (
-          gunicorn_start_time_seconds == gunicorn_start_time_seconds offset 2m
-        )
+        unless on (job) (instance:gunicorn_workers_serving:sum > 0)
+        unless on (job) ALERTS{alertname="GunicornBootLoop", alertstate="firing"}
         """,
-        "No server of {{ $labels.job }} is there to stay",
-        "For 5 minutes no server of {{ $labels.job }} could be scraped, or none has lived for 2 "
-        "minutes, or their targets are gone. Servers that were known: {{ $value }}.",
+        "No server of {{ $labels.job }} serves",
+        "For 5 minutes no server of {{ $labels.job }} that could be scraped had a worker that "
+        "serves, or none could be scraped, or their targets are gone. Servers that were known: "
+        "{{ $value }}.",
         "Look whether the servers run: Gunicorn ends when its workers cannot boot, see its log. "
         "Then at the targets in Prometheus for the error. If the job was removed on purpose, this "
         "ends by itself within an hour.",
@@ -349,6 +349,7 @@ WORKERS = (
           and gunicorn_workers_target > 0
           unless on (job, instance, server)
             ALERTS{alertname="GunicornBootLoop", alertstate="firing"}
+          unless on (job) ALERTS{alertname="GunicornJobMissing", alertstate="firing"}
         """,
         "No worker of <server> serves",
         "<server> has had no worker that serves for 5 minutes.",

@@ -53,7 +53,9 @@ WORKERS = "gunicorn_workers"
 TARGET = "gunicorn_workers_target"
 START_TIME = "gunicorn_start_time_seconds"
 # Of a server that lives for a minute each time.
+GAPS = "1 0 1 0 1 0 1 0"
 RESTARTS = "5 stale 125 stale 245 stale 365 stale"
+NONE_SERVES = "0 stale 0 stale 0 stale 0 stale"
 BACKLOG = "gunicorn_socket_backlog"
 WAITING = "gunicorn_worker_connections_waiting"
 
@@ -122,6 +124,14 @@ def _server(where: dict[str, str], started: str, exits: str, idle: str, up: str)
         _series(EXITS, where, {"reason": "error"}): "0x60",
         _series(BACKLOG, where, {"listener": "0.0.0.0:8000"}): "0x18 40 40 0x40",
         _series("gunicorn_prom_errors_total", where, {"where": "state"}): "0x60",
+    }
+
+
+def _alive(where: dict[str, str], up: str, started: str, idle: str) -> dict[str, str]:
+    return {
+        _series("up", where): up,
+        _series(START_TIME, where): started,
+        _series(WORKERS, where, {"state": "idle"}): idle,
     }
 
 
@@ -216,38 +226,44 @@ def _missing(job: str) -> list[Case]:
         return Firing(
             "GunicornJobMissing",
             {"job": job},
-            f"No server of {job} is there to stay",
-            f"For 5 minutes no server of {job} could be scraped, or none has lived for 2 minutes, "
-            f"or their targets are gone. Servers that were known: {known}.",
+            f"No server of {job} serves",
+            f"For 5 minutes no server of {job} that could be scraped had a worker that serves, or "
+            f"none could be scraped, or their targets are gone. Servers that were known: {known}.",
         )
 
     return [
         _case(
             "Both servers of sick cannot be scraped; that of well for 4 minutes.",
             "30m",
-            {_series("up", SICK_JOB, each): "1x10 0x30" for each in (A, B)},
-            {_series(START_TIME, SICK_JOB, each): "5x10 stale" for each in (A, B)},
-            {_series("up", WELL_JOB, A): "1x26 0x10"},
-            {_series(START_TIME, WELL_JOB, A): "5x26 stale"},
+            *(
+                _alive({**SICK_JOB, **each}, "1x10 0x30", "5x10 stale", "4x10 stale")
+                for each in (A, B)
+            ),
+            _alive({**WELL_JOB, **A}, "1x26 0x10", "5x26 stale", "4x26 stale"),
             firing=(gone("sick", 2),),
         ),
         _case(
             "Both servers of sick end while they boot, again and again; so does one of well.",
             "7m",
-            {_series("up", SICK_JOB, each): "1 0 1 0 1 0 1 0" for each in (A, B)},
-            {_series(START_TIME, SICK_JOB, each): RESTARTS for each in (A, B)},
-            {_series("up", WELL_JOB, A): "1 0 1 0 1 0 1 0", _series("up", WELL_JOB, B): "1x8"},
-            {_series(START_TIME, WELL_JOB, A): RESTARTS, _series(START_TIME, WELL_JOB, B): "5x8"},
+            *(_alive({**SICK_JOB, **each}, GAPS, RESTARTS, NONE_SERVES) for each in (A, B)),
+            _alive({**WELL_JOB, **A}, GAPS, RESTARTS, NONE_SERVES),
+            _alive({**WELL_JOB, **B}, "1x8", "5x8", "4x8"),
+            firing=(gone("sick", 2),),
+        ),
+        _case(
+            "The workers of both servers of sick hang while they boot; well has come at last.",
+            "12m",
+            *(_alive({**SICK_JOB, **each}, "1x20", "5x20", "0x20") for each in (A, B)),
+            *({_series(TARGET, SICK_JOB, each): "4x20"} for each in (A, B)),
+            _alive({**WELL_JOB, **A}, "1x20", "5x20", "0x4 4x20"),
             firing=(gone("sick", 2),),
         ),
         _case(
             "The target of sick is gone; of those of well one is.",
             "30m",
-            {_series("up", SICK_JOB, A): "1x10 stale"},
-            {_series(START_TIME, SICK_JOB, A): "5x10 stale"},
-            {_series("up", WELL_JOB, A): "1x40", _series("up", WELL_JOB, B): "1x10 stale"},
-            {_series(START_TIME, WELL_JOB, A): "5x40"},
-            {_series(START_TIME, WELL_JOB, B): "5x10 stale"},
+            _alive({**SICK_JOB, **A}, "1x10 stale", "5x10 stale", "4x10 stale"),
+            _alive({**WELL_JOB, **A}, "1x40", "5x40", "4x40"),
+            _alive({**WELL_JOB, **B}, "1x10 stale", "5x10 stale", "4x10 stale"),
             firing=(gone("sick", 1),),
         ),
         _case(
@@ -262,8 +278,8 @@ def _missing(job: str) -> list[Case]:
         _case(
             "sick cannot be scraped, for an hour already; nor can something else.",
             "80m",
-            {_series("up", SICK): "1x10 0x80", _series(START_TIME, SICK): "5x10 stale"},
-            {_series("up", WELL): "1x90", _series(START_TIME, WELL): "5x90"},
+            _alive(SICK, "1x10 0x80", "5x10 stale", "4x10 stale"),
+            _alive(WELL, "1x90", "5x90", "4x90"),
             {_series("up", {"job": "pods", "instance": "database:9187"}): "0x90"},
             firing=(
                 Firing(
@@ -278,6 +294,7 @@ def _missing(job: str) -> list[Case]:
             "Of two servers behind one sidecar one is gone.",
             "20m",
             {_series("up", WELL): "1x30", _series(START_TIME, WELL, {"server": "web"}): "5x30"},
+            {_series(WORKERS, WELL, {"server": "web", "state": "idle"}): "4x30"},
             {_series("gunicorn_prom_server_up", WELL, {"server": "web"}): "1x30"},
             {_series("gunicorn_prom_server_up", WELL, {"server": "api"}): "1x10 0x30"},
             firing=(
@@ -318,6 +335,7 @@ WORKER_CASES = (
         "sick is started every minute; well was restarted once.",
         "30m",
         {_series(START_TIME, SICK): "5+60x40", _series(START_TIME, WELL): "5x15 905x40"},
+        _workers(WELL, "0x40", "4x40"),
         firing=(
             Firing(
                 "GunicornServerRestarting",

@@ -22,7 +22,7 @@ __all__ = [
     "inner_port",
     "listeners",
     "metrics_bind",
-    "refuse_daemon",
+    "refuse_what_ends",
     "requirement",
     "surroundings",
     "tls_files",
@@ -178,14 +178,19 @@ def requirement(plan: Plan) -> str:
     return f"gunicorn-prom{extras}=={__version__}"
 
 
-def refuse_daemon(plan: Plan) -> None:
-    """See that the server stays with who has started it.
+def refuse_what_ends(plan: Plan) -> None:
+    """See that the server stays with who has started it, and that its workers can boot there.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it does not, or they cannot.
     """
     if plan.is_daemon:
         raise UsageError(
             "with --daemon the server leaves its container or unit, which then ends",
             "leave --daemon out, also in the configuration file",
+        )
+    if plan.has_initgroups:
+        raise UsageError(
+            "with --initgroups no worker boots in a container or unit, for nobody is root there",
+            "leave it out, also in the configuration file; the engine and systemd give groups",
         )

@@ -134,6 +134,7 @@ class Plan:
         requirements: of the application: `requirements.txt`, `pyproject.toml` or "".
         user: "" where none was given.
         group: likewise.
+        has_initgroups: whether workers take all groups of their user, which only root can.
         backlog: of each listener.
         is_daemon: whether the server leaves who has started it.
         slo: percentage of requests that shall succeed.
@@ -175,6 +176,7 @@ class Plan:
     requirements: str
     user: str
     group: str
+    has_initgroups: bool
     backlog: int
     is_daemon: bool
     slo: float = DEFAULT_SLO
@@ -238,6 +240,7 @@ def plan_of(configuration: Configuration, slo: float = DEFAULT_SLO) -> Plan:
         requirements=next((name for name in REQUIREMENTS if Path(directory, name).is_file()), ""),
         user=_name(settings["user"], lambda uid: pwd.getpwuid(uid).pw_name),
         group=_name(settings["group"], lambda gid: grp.getgrgid(gid).gr_name),
+        has_initgroups=cfg.initgroups,
         backlog=cfg.backlog,
         is_daemon=cfg.daemon,
         slo=slo,

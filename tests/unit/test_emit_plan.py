@@ -302,6 +302,8 @@ def test_a_unit_sees_every_file_that_the_server_reads(
         ("compose", ["--daemon"], "leaves its container"),
         ("dockerfile", ["--daemon"], "leaves its container"),
         ("systemd", ["--daemon"], "leaves its container"),
+        ("podmonitor", ["--initgroups"], "no worker boots in a container"),
+        ("systemd", ["--initgroups"], "no worker boots in a container"),
         ("systemd", ["--bind=web.internal:8000"], "resolves no names, so web.internal:8000"),
         ("systemd", ["--bind=127.0.0.1:0"], "with port 0 nobody knows"),
         ("systemd", ["--bind=unix:a\nb"], "has a control character"),

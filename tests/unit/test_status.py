@@ -379,7 +379,7 @@ def test_an_import_that_hangs_is_no_start(scene: Scene) -> None:
     scene.pass_time(TIMEOUT_S)
     assert scene.health() == ("starting", "no worker has booted")
     scene.pass_time(2)
-    assert scene.health() == ("degraded", "no worker has booted since 32 s")
+    assert scene.health() == ("degraded", "no worker has booted for 32 s")
 
 
 def test_a_worker_that_leaves_of_itself_is_ready(scene: Scene) -> None:
@@ -394,6 +394,8 @@ def test_a_worker_that_leaves_of_itself_is_ready(scene: Scene) -> None:
 def test_a_server_that_wants_no_worker_is_degraded(scene: Scene) -> None:
     """Nothing is going to start there."""
     scene.board.set_master(Master.TARGET, 0)
+    assert scene.health() == ("degraded", "no worker is wanted")
+    scene.board.set_master(Master.READY_UNTIL, scene.clock.now + 60)  # a reload changes nothing
     assert scene.health() == ("degraded", "no worker is wanted")
 
 
@@ -437,7 +439,7 @@ def test_missing_workers(scene: Scene) -> None:
     scene.pass_time(TIMEOUT_S)
     assert scene.health() == ("healthy", "1 of 2 workers serves")
     scene.pass_time(2)
-    assert scene.health() == ("degraded", "1 of 2 workers serves since 32 s")
+    assert scene.health() == ("degraded", "1 of 2 workers serves, 1 missing for 32 s")
 
 
 @pytest.mark.parametrize(
