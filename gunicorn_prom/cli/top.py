@@ -1,6 +1,7 @@
 """`gunicorn-prom top`: a running server, live in the terminal."""
 
 import contextlib
+import errno
 import getpass
 import json
 import os
@@ -242,7 +243,10 @@ class _Screen:
         threading.Thread(target=self._ask, daemon=True).start()
         try:
             self._watch()
-        except (OSError, EOFError) as error:  # who asks the server tells of its own
+        except (OSError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise
+            # The terminal is gone, and nohup or a shell has SIGHUP ignored.
             raise SystemExit(128 + signal.SIGHUP) from error
 
     def _watch(self) -> None:

@@ -90,7 +90,7 @@ def files(plan: Plan) -> list[File]:
     Raises:
         UsageError: the server would leave its container, or serves no metrics in it.
     """
-    container.refuse_what_ends(plan)
+    container.refuse_what_cannot_run(plan)
     if not plan.has_metrics:
         raise UsageError(
             "with --metrics-server none there is nothing for Prometheus to scrape",

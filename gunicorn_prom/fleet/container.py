@@ -22,7 +22,7 @@ __all__ = [
     "inner_port",
     "listeners",
     "metrics_bind",
-    "refuse_what_ends",
+    "refuse_what_cannot_run",
     "requirement",
     "surroundings",
     "tls_files",
@@ -178,7 +178,7 @@ def requirement(plan: Plan) -> str:
     return f"gunicorn-prom{extras}=={__version__}"
 
 
-def refuse_what_ends(plan: Plan) -> None:
+def refuse_what_cannot_run(plan: Plan) -> None:
     """See that the server stays with who has started it, and that its workers can boot there.
 
     Raises:

@@ -23,7 +23,7 @@ def files(plan: Plan) -> list[File]:
     Raises:
         UsageError: the server would leave its container, or has a directory that no line can have.
     """
-    container.refuse_what_ends(plan)
+    container.refuse_what_cannot_run(plan)
     text = head(
         "dockerfile",
         "Keep .git, .venv and what is secret out of the image with a .dockerignore.",

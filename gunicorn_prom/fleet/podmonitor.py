@@ -45,7 +45,7 @@ def files(plan: Plan) -> list[File]:
     Raises:
         UsageError: the server would leave its container.
     """
-    container.refuse_what_ends(plan)
+    container.refuse_what_cannot_run(plan)
     documents = (_deployment(plan), _service(plan), _pod_monitor(plan))
     introduction = head(
         "podmonitor",

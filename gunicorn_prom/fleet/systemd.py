@@ -47,7 +47,7 @@ def files(plan: Plan) -> list[File]:
         UsageError: the server would leave its unit, or systemd cannot have one of its addresses
             or arguments.
     """
-    container.refuse_what_ends(plan)
+    container.refuse_what_cannot_run(plan)
     return [
         File(f"{plan.job}.service", _service(plan)),
         File(f"{plan.job}.socket", _socket(plan)),

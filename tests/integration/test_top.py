@@ -201,6 +201,17 @@ def test_it_leaves_the_terminal_as_it_was(loaded: Server, tmp_path: Path) -> Non
 
 
 @real_parts
+def test_a_terminal_that_goes_away(loaded: Server, tmp_path: Path) -> None:
+    """It ends without a word of its own, also where SIGHUP is ignored."""
+    errors, code = tmp_path / "errors", tmp_path / "code"
+    with terminal(tmp_path, 100, 30) as screen:
+        screen.run(f"trap '' HUP; {command(loaded)} 2>{errors}; echo $? >{code}")
+        screen.wait_for("3 busy, 1 idle")
+    wait_for(lambda: code.exists() and code.read_text(), "its end")
+    assert (code.read_text(), errors.read_text()) == (f"{128 + signal.SIGHUP}\n", "")
+
+
+@real_parts
 def test_a_terminal_that_does_not_know_its_size(loaded: Server, tmp_path: Path) -> None:
     """It has 24 lines of 80 columns, as everybody takes it to have."""
     with terminal(tmp_path, 100, 30) as screen:
