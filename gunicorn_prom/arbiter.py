@@ -22,6 +22,7 @@ from gunicorn.errors import HaltServer
 from gunicorn_prom import __version__
 from gunicorn_prom.app_directory import AppDirectory
 from gunicorn_prom.app_metrics import Folder
+from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.autopsy import Autopsies
 from gunicorn_prom.errors import GunicornPromError, UsageError
 from gunicorn_prom.exporter.host import ExporterHost, is_patched
@@ -342,8 +343,9 @@ class PrometheusArbiter(Arbiter):
         Up to Gunicorn 25.3 one that failed to boot is still there when it is dead.
         """
         worker = self.WORKERS.get(pid)
-        if worker is not None and worker.exit_status is None and sig in FATAL_SIGNALS:
-            worker.intent = worker.intent or self._intent
+        assignment = None if worker is None else assignment_of(worker)
+        if assignment is not None and assignment.exit_status is None and sig in FATAL_SIGNALS:
+            assignment.intent = assignment.intent or self._intent
             # Gunicorn sends it to a worker that has timed out, and to no other.
             if sig == signal.SIGABRT:
                 self._begin_autopsy(worker)
@@ -385,7 +387,7 @@ class PrometheusArbiter(Arbiter):
             return True
         # Up to Gunicorn 25.3 it is still there, and would be waited for.
         for pid, worker in list(self.WORKERS.items()):
-            if worker.exit_status is not None:
+            if assignment_of(worker).exit_status is not None:
                 del self.WORKERS[pid]
                 worker.tmp.close()
         return False
@@ -398,7 +400,7 @@ class PrometheusArbiter(Arbiter):
         """
         if os.getpid() != self.pid:
             if self._last_worker is not None:
-                self._last_worker.told_early.append(sig)
+                assignment_of(self._last_worker).told_early.append(sig)
             return
         name = self.SIG_NAMES.get(sig, "").upper()
         if self._state is not None and name in SIGNALS:
@@ -506,11 +508,15 @@ class PrometheusArbiter(Arbiter):
             if self._roster is not None:
                 self._roster.assign(worker)
                 if self.cfg.timeout_autopsy and self.cfg.timeout and self._autopsies is not None:
-                    worker.stack_file = self._autopsies.stack_file(worker)
+                    assignment_of(worker).stack_file = self._autopsies.stack_file(worker)
 
     def _begin_autopsy(self, worker: Any) -> None:
         with self._tolerated("autopsy"):
-            if worker.stack_file is None or self._roster is None or self._autopsies is None:
+            if (
+                assignment_of(worker).stack_file is None
+                or self._roster is None
+                or self._autopsies is None
+            ):
                 return
             for board, slot, owner in self._roster.owners():
                 if owner is worker:
@@ -536,7 +542,7 @@ class PrometheusArbiter(Arbiter):
     def _note_exit(self, pid: int, status: int) -> None:
         worker = self.WORKERS.get(pid)
         if worker is not None:
-            worker.exit_status = status
+            assignment_of(worker).exit_status = status
 
     def _retire_the_dead(self, workers: Iterable[Any] | None = None) -> None:
         """Fold the slots of workers that are gone.
@@ -563,7 +569,7 @@ class PrometheusArbiter(Arbiter):
         reason = "exit"
         with self._tolerated("ledger"):
             assert self._oom_kills is not None  # made with the state
-            reason = exit_reason(worker, worker.exit_status, gauges, self._oom_kills.claim)
+            reason = exit_reason(worker, gauges, self._oom_kills.claim)
             if gauges[Gauge.LEAVING]:  # of itself, and another one comes
                 self._stay_ready()
         with self._tolerated("autopsy"):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.instrument.stacks import STACKS_SIGNAL, printable
 from gunicorn_prom.keys import OTHER, TIMEOUTS
 from gunicorn_prom.scoreboard import LANES, Board, Gauge, requests_in_progress
@@ -146,10 +147,12 @@ class Autopsies:
             requests=requests,
             more_requests=max(0, requests_in_progress(gauges) - len(requests)),
         )
-        case = _Case(autopsy, worker, board, slot)
+        stack_file = assignment_of(worker).stack_file
+        assert stack_file is not None  # an autopsy is begun of those only that have one
+        case = _Case(autopsy, worker, stack_file, board, slot)
         self._cases.append(case)
         started = time.monotonic()
-        case.problem = _ask(worker.pid, worker.stack_file, min(WAIT_S, self._may_wait_s))
+        case.problem = _ask(worker.pid, case.stack_file, min(WAIT_S, self._may_wait_s))
         self._may_wait_s = max(0.0, self._may_wait_s - (time.monotonic() - started))
         return _announcement(autopsy)
 
@@ -164,13 +167,14 @@ class Autopsies:
         Args:
             gauges: its last words, the cells of `Gauge`.
         """
-        if worker.stack_file is None:
+        stack_file = assignment_of(worker).stack_file
+        if stack_file is None:
             return
         case = next((case for case in self._cases if case.worker is worker), None)
         if case is not None:
             case.last_gauges = gauges
         else:
-            worker.stack_file.unlink(missing_ok=True)
+            stack_file.unlink(missing_ok=True)
 
     def conclude(self, *, is_end: bool = False) -> Iterator[str]:
         """Read what the workers have written, keep it, and return what to log of it.
@@ -214,9 +218,12 @@ class _Case:
         last_gauges: when it has gone, the cells of `Gauge`.
     """
 
-    def __init__(self, autopsy: Autopsy, worker: Any, board: Board, slot: int) -> None:
+    def __init__(
+        self, autopsy: Autopsy, worker: Any, stack_file: Path, board: Board, slot: int
+    ) -> None:
         self.began = time.monotonic()
         self.worker = worker
+        self.stack_file = stack_file
         self.problem = ""
         self.last_gauges: list[float] | None = None
         self._autopsy = autopsy
@@ -225,10 +232,10 @@ class _Case:
     def conclude(self) -> Autopsy:
         """Return the whole of the autopsy; the worker's file goes."""
         text = ""
-        if self.worker.stack_file.exists():
-            with self.worker.stack_file.open("rb") as file:
+        if self.stack_file.exists():
+            with self.stack_file.open("rb") as file:
                 text = file.read(MAX_FILE_BYTES).decode(errors="replace")
-            self.worker.stack_file.unlink()
+            self.stack_file.unlink()
         stacks = _digest(text)
         problem = "" if stacks else self.problem or "it did not answer"
         return self._autopsy._replace(route=self._route(), stacks=stacks, problem=problem)

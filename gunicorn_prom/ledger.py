@@ -14,6 +14,7 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
+from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.scoreboard import Gauge, Leaving, State
 
 __all__ = ["OomKills", "exit_reason", "watch_waiting"]
@@ -26,24 +27,23 @@ BOOT_FAILURES = {
 }
 
 
-def exit_reason(
-    worker: Any, status: int | None, gauges: Sequence[float], is_oom: Callable[[], bool]
-) -> str:
+def exit_reason(worker: Any, gauges: Sequence[float], is_oom: Callable[[], bool]) -> str:
     """Return why a worker exited, one of scoreboard.EXIT_REASONS.
 
     Args:
-        worker: as the master has it: `aborted` when it timed out, `intent` for the
-            reason for which the master has told it to go, None when it has not.
-        status: as wait(2) gives it, None when somebody else has taken it.
+        worker: as the master has it: `aborted` when it timed out, and what is noted on it.
         gauges: the last words of the worker, the cells of `Gauge`.
         is_oom: tells whether the kernel has killed somebody for memory.
     """
+    assignment = assignment_of(worker)
+    # None when somebody else has taken it.
+    status = assignment.exit_status
     code = None if status is None else os.waitstatus_to_exitcode(status)
     if code in BOOT_FAILURES and not gauges[Gauge.BOOTED_TIME]:
         return BOOT_FAILURES[code]
     if worker.aborted:
         return "timeout"
-    return worker.intent or _unintended(code, gauges, is_oom)
+    return assignment.intent or _unintended(code, gauges, is_oom)
 
 
 def _unintended(code: int | None, gauges: Sequence[float], is_oom: Callable[[], bool]) -> str:

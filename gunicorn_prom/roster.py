@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.scoreboard import Board
 from gunicorn_prom.state import State
 
@@ -39,7 +40,8 @@ class Roster:
         board, slot = self._free_slot() or self._free_slot_on_new_board()
         board.open_slot(slot, worker.age)
         self._owners[board, slot] = worker
-        worker.assign_slot(board, slot)
+        assignment = assignment_of(worker)
+        assignment.board, assignment.slot = board, slot
 
     def _free_slot_on_new_board(self) -> tuple[Board, int]:
         self._add_slots()

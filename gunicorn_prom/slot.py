@@ -5,7 +5,8 @@ import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from gunicorn_prom.keys import EXCEPTIONS, FAILED_REQUESTS, HTTP, OTHER, OVERFLOW_ROW, Table
 from gunicorn_prom.scoreboard import (
@@ -18,13 +19,79 @@ from gunicorn_prom.scoreboard import (
     Gauge,
 )
 
-__all__ = ["Slot"]
+__all__ = ["Failures", "Slot", "tolerant"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class _Reporting(Protocol):
+    def report(self, place: str, error: BaseException, /) -> None: ...
+
+
+def tolerant(
+    place: str,
+) -> Callable[
+    [Callable[Concatenate[Any, Parameters], Result]],
+    Callable[Concatenate[Any, Parameters], Result | None],
+]:
+    """Make a method of ours fit to be called in the middle of what is the server's.
+
+    When it fails that is counted, by the `report` of its object, and None is returned.
+
+    Args:
+        place: one of ERROR_PLACES.
+    """
+
+    def decorate(
+        method: Callable[Concatenate[Any, Parameters], Result],
+    ) -> Callable[Concatenate[Any, Parameters], Result | None]:
+        @functools.wraps(method)
+        def tolerated(
+            owner: _Reporting, /, *args: Parameters.args, **kwargs: Parameters.kwargs
+        ) -> Result | None:
+            try:
+                return method(owner, *args, **kwargs)
+            except Exception as failure:
+                owner.report(place, failure)
+                return None
+
+        return tolerated
+
+    return decorate
+
+
+class Failures:
+    """Count what fails of ours in one worker, in that worker; log the first of each place.
+
+    Nothing here raises: it is called where something of ours has just failed, in the middle of
+    what is the server's.
+    """
+
+    def __init__(self, board: Board, number: int, log: Any) -> None:
+        self._cells = board.cells
+        self._first = board.layout.slot_at(number) + Gauge.CELLS + board.layout.errors
+        self._log = log
+        self._reported: set[str] = set()
+
+    def report(self, place: str, error: BaseException) -> None:
+        """Count a failure in one of ERROR_PLACES."""
+        index = self._first + ERROR_PLACES.index(place)
+        self._cells[index] += 1.0
+        if place in self._reported:
+            return
+        self._reported.add(place)
+        # The logger may be the user's, and `error` may not be fit to be shown.
+        with suppress(Exception):
+            self._log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
 
 
 class Slot:
     """Write the cells of one worker, in that worker.
+
+    Args:
+        failures: where what fails of ours is told already, by default nowhere.
 
     Attributes:
         number: the slot's, 0 and up; the label `worker_id`.
@@ -34,9 +101,12 @@ class Slot:
         gauges: index in `cells` of the first cell of `Gauge`.
         counters: index in `cells` of the first counter of `Layout`.
         log: Gunicorn's, for what users should know.
+        report: counts a failure of our own, see `Failures.report`.
     """
 
-    def __init__(self, board: Board, number: int, log: Any) -> None:
+    def __init__(
+        self, board: Board, number: int, log: Any, failures: Failures | None = None
+    ) -> None:
         self.number = number
         self.layout = board.layout
         self.cells = board.cells
@@ -48,7 +118,7 @@ class Slot:
         self._known: dict[str, dict[tuple[str, ...], int]] = {}
         self.log = log
         self._lock = threading.RLock()
-        self._reported: set[str] = set()
+        self.report = (failures or Failures(board, number, log)).report
 
     def exclusive(self, function: Function) -> Function:
         """Return `function` as it must be called when several threads count.
@@ -147,14 +217,6 @@ class Slot:
         reasons = [known for _, known in RESTARTS]
         index = self.counters + self.layout.restarts + reasons.index(reason)
         self.cells[index] += 1.0
-
-    def report(self, place: str, error: BaseException) -> None:
-        """Count a failure of our own in one of ERROR_PLACES; log the first of each."""
-        index = self.counters + self.layout.errors + ERROR_PLACES.index(place)
-        self.cells[index] += 1.0
-        if place not in self._reported:
-            self._reported.add(place)
-            self.log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
 
     def _find_row(self, table: Table, key: tuple[str, ...]) -> int:
         try:

@@ -20,7 +20,7 @@ from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
 from gunicorn_prom.instrument.routes import GIVEN, HOLDER
 from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
 from gunicorn_prom.scoreboard import Gauge
-from gunicorn_prom.slot import Slot
+from gunicorn_prom.slot import Slot, tolerant
 
 __all__ = ["ASGISeam"]
 
@@ -68,6 +68,7 @@ class ASGISeam:
     def __init__(self, slot: Slot, recorder: Recorder) -> None:
         self.aborting = False
         self.ends_by_limit_only = False
+        self.report = slot.report
         self._slot = slot
         self._recorder = recorder
         self._server: _Gunicorn | _Uvicorn = _Gunicorn()
@@ -122,24 +123,28 @@ class ASGISeam:
                 return await app(scope, receive, send)
             exchange = _Exchange()
             try:
-                connection = exchange.connection = find_connection(receive)
-                exchange.server, exchange.transport = its_server, connection.transport
-            except AttributeError:
-                stream = _Stream(receive, send)
-                exchange.server = exchange.connection = exchange.transport = stream
-                receive, send = stream.receive, stream.send
-            notes = exchange.notes = {}
-            if has_routes:
-                scope[HOLDER] = notes
-            exchange.seam, exchange.scope, exchange.forward = self, scope, send
-            # As the client has it: middleware may write another.
-            method = exchange.method = scope["method"]
-            exchange.request = begin(method, scope["path"])
+                try:
+                    connection = exchange.connection = find_connection(receive)
+                    exchange.server, exchange.transport = its_server, connection.transport
+                except AttributeError:
+                    stream = _Stream(receive, send)
+                    exchange.server = exchange.connection = exchange.transport = stream
+                    receive, send = stream.receive, stream.send
+                notes = exchange.notes = {}
+                if has_routes:
+                    scope[HOLDER] = notes
+                exchange.seam, exchange.scope, exchange.forward = self, scope, send
+                # As the client has it: middleware may write another.
+                method = exchange.method = scope["method"]
+                exchange.request = begin(method, scope["path"])
+            except Exception as failure:
+                self.report("request", failure)
+                return await app(scope, receive, send)
             try:
                 return await app(scope, receive, exchange.send)
             except BaseException as error:
                 if exchange.is_over:
-                    self._count_exception(exchange, error)
+                    self.count_exception(exchange, error)
                 raise
             finally:
                 if not exchange.is_over:
@@ -150,40 +155,35 @@ class ASGISeam:
 
     def finish(self, exchange: "_Exchange", status: int, body_bytes: int) -> None:
         """Count a request that was answered."""
-        try:
-            method = exchange.method
-            if method == "HEAD" or status in STATUSES_WITHOUT_BODY:
-                body_bytes = 0
-            self._recorder.record(exchange.request, method, status, _environ(exchange), body_bytes)
-        except Exception as failure:
-            self._slot.report("request", failure)
+        method = exchange.method
+        if method == "HEAD" or status in STATUSES_WITHOUT_BODY:
+            body_bytes = 0
+        self._recorder.record(exchange.request, method, status, _environ(exchange), body_bytes)
 
+    @tolerant("request")
     def _settle(self, exchange: "_Exchange", error: BaseException | None) -> None:
         """Count a request whose application has ended before its response.
 
         Args:
             error: with which the application has ended.
         """
-        try:
-            server, connection, status = exchange.server, exchange.connection, exchange.status
-            sent = server.sent_status(connection, status)
-            if exchange.transport.is_closing():
-                # Whatever the application raises comes of that, in every framework.
-                self._break_off(exchange, sent)
-                self._slot.count_aborted("client_disconnect")
-                return
-            if error is not None:
-                self._count_exception(exchange, error)
-            answer = 0 if sent else server.answer(connection, status, error)
-            if answer:
-                self.finish(exchange, answer, 0 if status else len(SERVER_ERROR_BODY))
-                self._count_answered(exchange, error)
-                return
+        server, connection, status = exchange.server, exchange.connection, exchange.status
+        sent = server.sent_status(connection, status)
+        if exchange.transport.is_closing():
+            # Whatever the application raises comes of that, in every framework.
             self._break_off(exchange, sent)
-            reason = "error" if sent else "no_response"
-            self._slot.count_aborted("timeout" if self.aborting else reason)
-        except Exception as failure:
-            self._slot.report("request", failure)
+            self._slot.count_aborted("client_disconnect")
+            return
+        if error is not None:
+            self.count_exception(exchange, error)
+        answer = 0 if sent else server.answer(connection, status, error)
+        if answer:
+            self.finish(exchange, answer, 0 if status else len(SERVER_ERROR_BODY))
+            self._count_answered(exchange, error)
+            return
+        self._break_off(exchange, sent)
+        reason = "error" if sent else "no_response"
+        self._slot.count_aborted("timeout" if self.aborting else reason)
 
     def _count_answered(self, exchange: "_Exchange", error: BaseException | None) -> None:
         """Count an exception of the application to which the server has given the answer."""
@@ -199,7 +199,16 @@ class ASGISeam:
         else:
             self._recorder.end(exchange.request)
 
-    def _count_exception(self, exchange: "_Exchange", error: BaseException) -> None:
+    @tolerant("request")
+    def closing(self, message: Message, scope: Scope) -> Message:
+        """Return the head of a response as it tells the client to close the connection."""
+        if scope["http_version"] == "2":
+            return message
+        return {**message, "headers": [*message.get("headers", ()), CLOSE]}
+
+    @tolerant("request")
+    def count_exception(self, exchange: "_Exchange", error: BaseException) -> None:
+        """Count what the application has raised, unless that its client has gone."""
         is_departure = exchange.is_left or _is_departure(error)
         if isinstance(error, Exception) and not is_departure:
             endpoint = self._recorder.endpoint(_environ(exchange))
@@ -210,71 +219,45 @@ class ASGISeam:
 
         One that is refused is a request, with the status that the client saw.
         """
-        cells = self._slot.cells
-        accepted = self._slot.counters + self._slot.layout.websockets
-        open_now = self._slot.gauges + Gauge.WEBSOCKETS
-        is_open, is_handshake = False, True
         exchange = _Exchange()
-        exchange.method, exchange.scope, exchange.notes = "GET", scope, {}
-        if self._recorder.find_route is not None:
-            scope[HOLDER] = exchange.notes
-        exchange.request = self._recorder.begin("GET", scope["path"])
+        try:
+            exchange.method, exchange.scope, exchange.notes = "GET", scope, {}
+            if self._recorder.find_route is not None:
+                scope[HOLDER] = exchange.notes
+            exchange.request = self._recorder.begin("GET", scope["path"])
+            websocket = _WebSocket(self, self._slot, self._recorder, exchange, receive)
+        except Exception as failure:
+            self.report("request", failure)
+            return await app(scope, receive, send)
 
         async def counted_send(message: Message) -> None:
-            nonlocal is_open, is_handshake
             try:
                 await send(message)
             except Exception:
-                # Before Gunicorn knows that a client has gone, its event loop or transport
-                # says so, each in its own way.
-                exchange.is_left = not exchange.status and _has_left(receive)
+                websocket.failed()
                 raise
-            kind = message["type"]
-            if kind == "websocket.accept":
-                self._recorder.end(exchange.request)
-                is_open, is_handshake = True, False
-                cells[accepted] += 1.0
-                cells[open_now] += 1.0
-            elif kind == "websocket.close":
-                exchange.status = FORBIDDEN
-                close()
-            elif kind == "websocket.http.response.start":
-                exchange.status = message["status"]
-            elif kind == "websocket.http.response.body":
-                exchange.body_bytes += len(message.get("body", b""))
-
-        def close() -> None:
-            nonlocal is_open
-            if is_open:
-                is_open = False
-                cells[open_now] -= 1.0
+            websocket.sent(message)
 
         try:
-            return await app(scope, receive, counted_send)
+            result = await app(scope, receive, counted_send)
         except BaseException as error:
-            self._count_exception(exchange, error)
+            websocket.ended(error)
             raise
-        finally:
-            close()
-            if is_handshake:
-                self._settle_handshake(exchange, sys.exception(), is_gone=_has_left(receive))
+        websocket.ended(None)
+        return result
 
-    def _settle_handshake(
+    def settle_handshake(
         self, exchange: "_Exchange", error: BaseException | None, *, is_gone: bool
     ) -> None:
         """Count a handshake that has not become a WebSocket."""
         status, body_bytes = exchange.status, exchange.body_bytes
-        try:
-            if is_gone and not status:
-                self._break_off(exchange, 0)
-                self._slot.count_aborted("client_disconnect")
-                return
-            if not status:
-                status, body_bytes = SERVER_ERROR, len(SERVER_ERROR_BODY)
-                self._count_answered(exchange, error)
-        except Exception as failure:
-            self._slot.report("request", failure)
+        if is_gone and not status:
+            self._break_off(exchange, 0)
+            self._slot.count_aborted("client_disconnect")
             return
+        if not status:
+            status, body_bytes = SERVER_ERROR, len(SERVER_ERROR_BODY)
+            self._count_answered(exchange, error)
         self.finish(exchange, status, body_bytes)
 
     def _count_refusals(self, protocol: type, name: str) -> None:
@@ -287,17 +270,81 @@ class ASGISeam:
 
         def counted_answer(connection: Any, *args: Any) -> Any:
             # Gunicorn has the same method for applications that fail.
-            if args[0] != SERVER_ERROR:
-                error = sys.exception()
-                name = type(error).__name__ if error is not None else OTHER
-                try:
-                    self._slot.count(PARSE_ERRORS, (name,))
-                    self._slot.count(ERROR_HANDLING, (OTHER, OTHER, name))
-                except Exception as failure:
-                    self._slot.report("request", failure)
+            if args[:1] != (SERVER_ERROR,):
+                self._count_refusal(sys.exception())
             return answer(connection, *args)
 
         setattr(protocol, name, counted_answer)
+
+    @tolerant("request")
+    def _count_refusal(self, error: BaseException | None) -> None:
+        name = type(error).__name__ if error is not None else OTHER
+        self._slot.count(PARSE_ERRORS, (name,))
+        self._slot.count(ERROR_HANDLING, (OTHER, OTHER, name))
+
+
+class _WebSocket:
+    """A WebSocket, from the handshake to its end.
+
+    Args:
+        exchange: the handshake, which is a request until it is accepted.
+        receive: behind which the server shows what has become of the client.
+    """
+
+    def __init__(
+        self,
+        seam: ASGISeam,
+        slot: Slot,
+        recorder: Recorder,
+        exchange: "_Exchange",
+        receive: Receive,
+    ) -> None:
+        self.report = slot.report
+        self._seam, self._recorder, self._exchange = seam, recorder, exchange
+        self._receive = receive
+        self._cells = slot.cells
+        self._accepted = slot.counters + slot.layout.websockets
+        self._open_now = slot.gauges + Gauge.WEBSOCKETS
+        self._is_open, self._is_handshake = False, True
+
+    @tolerant("request")
+    def sent(self, message: Message) -> None:
+        """Note what the application has sent."""
+        exchange, kind = self._exchange, message["type"]
+        if kind == "websocket.accept":
+            self._recorder.end(exchange.request)
+            self._is_open, self._is_handshake = True, False
+            self._cells[self._accepted] += 1.0
+            self._cells[self._open_now] += 1.0
+        elif kind == "websocket.close":
+            exchange.status = FORBIDDEN
+            self._close()
+        elif kind == "websocket.http.response.start":
+            exchange.status = message["status"]
+        elif kind == "websocket.http.response.body":
+            exchange.body_bytes += len(message.get("body", b""))
+
+    @tolerant("request")
+    def failed(self) -> None:
+        """Note that nothing could be sent any more."""
+        # Before Gunicorn knows that a client has gone, its event loop or transport says so, each
+        # in its own way.
+        self._exchange.is_left = not self._exchange.status and _has_left(self._receive)
+
+    @tolerant("request")
+    def ended(self, error: BaseException | None) -> None:
+        """Note that the application has returned, or how it has ended."""
+        self._close()
+        if error is not None:
+            self._seam.count_exception(self._exchange, error)
+        if self._is_handshake:
+            is_gone = _has_left(self._receive)
+            self._seam.settle_handshake(self._exchange, error, is_gone=is_gone)
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._cells[self._open_now] -= 1.0
 
 
 class _Exchange:
@@ -332,25 +379,35 @@ class _Exchange:
         """Send what the application gives, and note it."""
         kind = message["type"]
         if kind == "http.response.body" and self.status and not self.is_over:
-            was_closing = self.transport.is_closing()
+            try:
+                was_closing = self.transport.is_closing()
+            except Exception as failure:
+                self.seam.report("request", failure)
+                was_closing = True
             await self.forward(message)
-            if not (was_closing or self.server.is_lost(self.connection)):
-                body = message.get("body")
-                if body:
-                    self.body_bytes += len(body)
-                if not message.get("more_body"):
-                    self.is_over = True
-                    self.seam.finish(self, self.status, self.body_bytes)
+            try:
+                if not (was_closing or self.server.is_lost(self.connection)):
+                    body = message.get("body")
+                    if body:
+                        self.body_bytes += len(body)
+                    if not message.get("more_body"):
+                        self.is_over = True
+                        self.seam.finish(self, self.status, self.body_bytes)
+            except Exception as failure:
+                self.seam.report("request", failure)
         else:
             if self.seam.clients_close and kind == "http.response.start":
-                message = _closing(message, self.scope)
+                message = self.seam.closing(message, self.scope) or message
             await self.forward(message)
-            if (
-                kind == "http.response.start"
-                and not self.status
-                and not self.transport.is_closing()
-            ):
-                self.status = message["status"]
+            try:
+                if (
+                    kind == "http.response.start"
+                    and not self.status
+                    and not self.transport.is_closing()
+                ):
+                    self.status = message["status"]
+            except Exception as failure:
+                self.seam.report("request", failure)
 
 
 class _Server(Protocol):
@@ -456,13 +513,6 @@ def _has_left(receive: Receive) -> bool:
     transport = getattr(protocol, "transport", None)
     is_closed = bool(getattr(protocol, "closed", False))
     return is_closed or (transport is not None and transport.is_closing())
-
-
-def _closing(message: Message, scope: Scope) -> Message:
-    """Return the head of a response as it tells the client to close the connection."""
-    if scope["http_version"] == "2":
-        return message
-    return {**message, "headers": [*message.get("headers", ()), CLOSE]}
 
 
 def _environ(exchange: _Exchange) -> dict[str, Any]:

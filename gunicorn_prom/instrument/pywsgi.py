@@ -16,7 +16,7 @@ from gevent import pywsgi
 from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
 from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS
 from gunicorn_prom.scoreboard import Gauge
-from gunicorn_prom.slot import Slot
+from gunicorn_prom.slot import Slot, tolerant
 
 __all__ = ["PyWSGISeam"]
 
@@ -39,6 +39,7 @@ class PyWSGISeam:
 
     def __init__(self, slot: Slot, recorder: Recorder) -> None:
         self.aborting = False
+        self.report = slot.report
         self._slot = slot
         self._recorder = recorder
         self._handlers: set[_Handler] = set()
@@ -60,69 +61,85 @@ class PyWSGISeam:
 
     def _close_idle(self) -> None:
         for handler in self._handlers:
-            if not handler.is_serving:
-                handler.hang_up()
+            if not handler.gunicorn_prom.is_serving:
+                with suppress(OSError):  # the client has gone already
+                    handler.socket.shutdown(socket.SHUT_RD)
 
+    @tolerant("request")
     def opened(self, handler: "_Handler") -> None:
         """Note a connection."""
         self._handlers.add(handler)
 
+    @tolerant("request")
     def closed(self, handler: "_Handler") -> None:
         """Forget a connection."""
         self._handlers.discard(handler)
 
-    def begin(self, handler: "_Handler") -> InProgress:
+    @tolerant("request")
+    def begin(self, handler: "_Handler") -> None:
         """Begin with the request that `handler` has read."""
+        progress = handler.gunicorn_prom = _Progress()
+        progress.is_serving = True
         path = (handler.path or "").partition("?")[0]
-        return self._recorder.begin(handler.command or "", path)
+        progress.begun = self._recorder.begin(handler.command or "", path)
 
-    def unreadable(self, error: str) -> None:
+    @tolerant("request")
+    def read(self, handler: "_Handler", result: Any) -> None:
         """Count what was answered without being a request.
 
         Args:
-            error: class of the exception.
+            result: what gevent makes of what it has read.
         """
-        try:
-            self._slot.count(PARSE_ERRORS, (error,))
-            self._slot.count(ERROR_HANDLING, (OTHER, OTHER, error))
-        except Exception as failure:
-            self._slot.report("request", failure)
+        if isinstance(result, tuple):
+            error = handler.gunicorn_prom.error
+            name = type(error).__name__ if error is not None else TOO_LONG
+            self._slot.count(PARSE_ERRORS, (name,))
+            self._slot.count(ERROR_HANDLING, (OTHER, OTHER, name))
 
-    def upgraded(self, handler: "_Handler") -> None:
-        """Count that the connection has become a WebSocket, and no longer as a request."""
-        try:
-            self._recorder.end(handler.begun)
+    @tolerant("request")
+    def finalized(self, handler: "_Handler") -> None:
+        """Note the head that is about to be sent, and add to it what the worker's end wants.
+
+        A connection that becomes a WebSocket is counted as one, and no longer as a request.
+        """
+        progress = handler.gunicorn_prom
+        progress.sent_code = handler.code
+        if handler.connection_upgraded:
+            self._recorder.end(progress.begun)
             self._slot.cells[self._slot.counters + self._slot.layout.websockets] += 1.0
             self._slot.cells[self._slot.gauges + Gauge.WEBSOCKETS] += 1.0
-        except Exception as failure:
-            self._slot.report("request", failure)
+        elif self.clients_close:
+            handler.close_connection = True
+            headers: Any = handler.response_headers
+            others = [each for each in headers if each[0].lower() != b"connection"]
+            headers[:] = [*others, (b"Connection", b"close")]
 
+    @tolerant("request")
     def settle(self, handler: "_Handler") -> None:
         """Count what became of the request that `handler` has done with."""
-        try:
-            if handler.connection_upgraded:
-                self._slot.cells[self._slot.gauges + Gauge.WEBSOCKETS] -= 1.0
-            else:
-                self._settle(handler)
-        except Exception as failure:
-            self._slot.report("request", failure)
+        progress = handler.gunicorn_prom
+        progress.is_serving = False
+        if handler.connection_upgraded:
+            self._slot.cells[self._slot.gauges + Gauge.WEBSOCKETS] -= 1.0
+        else:
+            self._settle(handler, progress)
 
-    def _settle(self, handler: "_Handler") -> None:
-        error, environ = handler.error, handler.environ or {}
+    def _settle(self, handler: "_Handler", progress: "_Progress") -> None:
+        error, environ = progress.error, handler.environ or {}
         # The server turns the status over when it cannot send.
         is_gone = (handler.code is not None and handler.code < 0) or _is_from_reading(error)
         if isinstance(error, Exception) and not is_gone:
             method, endpoint = method_label(handler.command), self._recorder.endpoint(environ)
             self._slot.count_failed_request(method, error, endpoint)
-            if handler.is_servers_answer:
+            if progress.is_servers_answer:
                 self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
-        if not handler.response_length or (is_gone and handler.is_servers_answer):
-            self._recorder.end(handler.begun)
+        if not handler.response_length or (is_gone and progress.is_servers_answer):
+            self._recorder.end(progress.begun)
             self._slot.count_aborted(self._reason(is_gone, "no_response"))
             return
-        status, body = handler.sent_code, handler.body_bytes
-        self._recorder.record(handler.begun, handler.command, status, environ, body)
-        if is_gone or not handler.is_whole or self.aborting:
+        status, body = progress.sent_code, progress.body_bytes
+        self._recorder.record(progress.begun, handler.command, status, environ, body)
+        if is_gone or not progress.is_whole or self.aborting:
             self._slot.count_aborted(self._reason(is_gone, "error"))
 
     def _reason(self, is_gone: bool, otherwise: str) -> str:
@@ -131,90 +148,83 @@ class PyWSGISeam:
         return "client_disconnect" if is_gone else otherwise
 
 
-class _Handler(pywsgi.WSGIHandler):
-    """What counts, before the handler of the worker among the bases.
+class _Progress:
+    """What is noted of a request.
 
     Attributes:
-        begun: the request in progress.
         error: what came out of the application or of the client's body.
         sent_code: the status in the head that was sent.
         body_bytes: those that were sent of the body.
         is_whole: nothing of the answer is missing.
         is_servers_answer: the server has answered, not the application.
-        is_serving: a request is in progress.
+        is_serving: it is in progress.
     """
 
-    gunicorn_prom_seam: PyWSGISeam
     begun: InProgress
     error: BaseException | None = None
     sent_code: int | None = None
     body_bytes = 0
-    is_whole = False
-    is_servers_answer = is_serving = False
+    is_whole = is_servers_answer = is_serving = False
+
+
+class _Handler(pywsgi.WSGIHandler):
+    """What counts, before the handler of the worker among the bases.
+
+    That one may be the user's, so all that is ours has one name.
+    """
+
+    gunicorn_prom_seam: PyWSGISeam
+    gunicorn_prom: _Progress
 
     def handle(self) -> None:
+        self.gunicorn_prom = _Progress()
         self.gunicorn_prom_seam.opened(self)
         try:
             super().handle()
         finally:
             self.gunicorn_prom_seam.closed(self)
 
-    def hang_up(self) -> None:
-        with suppress(OSError):  # the client has gone already
-            self.socket.shutdown(socket.SHUT_RD)
-
     def handle_one_request(self) -> Any:
+        self.gunicorn_prom.error = None
         result = super().handle_one_request()
-        if isinstance(result, tuple):
-            name = type(self.error).__name__ if self.error is not None else TOO_LONG
-            self.gunicorn_prom_seam.unreadable(name)
+        self.gunicorn_prom_seam.read(self, result)
         return result
 
     def handle_one_response(self) -> None:
-        self.sent_code = self.code = None
-        self.body_bytes = 0
-        self.is_whole = self.is_servers_answer = False
-        self.is_serving = True
-        self.begun = self.gunicorn_prom_seam.begin(self)
+        self.code: Any = None
+        self.gunicorn_prom_seam.begin(self)
         try:
             super().handle_one_response()
         finally:
             self.gunicorn_prom_seam.settle(self)
-            self.is_serving, self.error = False, None
 
     def run_application(self) -> None:
         try:
             super().run_application()
         except BaseException as error:
-            self.error = error
+            self.gunicorn_prom.error = error
             raise
 
     def process_result(self) -> None:
         super().process_result()
-        self.is_whole = True
+        self.gunicorn_prom.is_whole = True
 
     def finalize_headers(self) -> None:
         super().finalize_headers()
-        self.sent_code = self.code
-        if self.connection_upgraded:
-            self.gunicorn_prom_seam.upgraded(self)
-        elif self.gunicorn_prom_seam.clients_close:
-            self.close_connection = True
-            headers: Any = self.response_headers
-            others = [each for each in headers if each[0].lower() != b"connection"]
-            headers[:] = [*others, (b"Connection", b"close")]
+        self.gunicorn_prom_seam.finalized(self)
 
     def _write(self, data: Any, *args: Any) -> None:
         super()._write(data, *args)  # type: ignore[misc]  # gevent's types leave it out
-        self.body_bytes += len(data)
+        self.gunicorn_prom.body_bytes += len(data)
 
     def _send_error_response_if_possible(self, error_code: int) -> None:
-        self.is_servers_answer = not self.response_length
+        progress = self.gunicorn_prom
+        progress.is_servers_answer = not self.response_length
         super()._send_error_response_if_possible(error_code)  # type: ignore[misc]
-        self.is_whole |= self.is_servers_answer
+        progress.is_whole |= progress.is_servers_answer
 
     def _handle_client_error(self, ex: Exception) -> Any:
-        self.error = ex
+        self.gunicorn_prom.error = ex
         return super()._handle_client_error(ex)  # type: ignore[misc]
 
 

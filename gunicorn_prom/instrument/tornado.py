@@ -23,7 +23,7 @@ from gunicorn_prom.instrument.record import InProgress, Recorder, method_label
 from gunicorn_prom.instrument.routes import FOUND
 from gunicorn_prom.keys import ERROR_HANDLING, OTHER, PARSE_ERRORS, UNMATCHED
 from gunicorn_prom.scoreboard import Gauge
-from gunicorn_prom.slot import Slot
+from gunicorn_prom.slot import Slot, tolerant
 
 __all__ = ["TornadoSeam"]
 
@@ -51,6 +51,7 @@ class TornadoSeam:
 
     def __init__(self, slot: Slot, recorder: Recorder) -> None:
         self.aborting = False
+        self.report = slot.report
         self._slot = slot
         self._recorder = recorder
         self._knows_routes = False
@@ -78,14 +79,18 @@ class TornadoSeam:
         start_request = server_class.start_request
 
         def start_counted(server: Any, server_conn: Any, request_conn: Any) -> Any:
-            served = server.request_callback
-            # An application may have servers of its own, for something else.
-            if application in (served, getattr(served, "wsgi_application", None)):
-                request_conn.__class__ = _Connection
-                request_conn.seam = self
+            self._adopt(application, server, request_conn)
             return start_request(server, server_conn, request_conn)
 
         server_class.start_request = start_counted
+
+    @tolerant("request")
+    def _adopt(self, application: Any, server: Any, connection: Any) -> None:
+        served = server.request_callback
+        # An application may have servers of its own, for something else.
+        if application in (served, getattr(served, "wsgi_application", None)):
+            connection.__class__ = _Connection
+            connection.seam = self
 
     def _watch_handlers(self) -> None:
         handler_class: Any = RequestHandler
@@ -105,12 +110,8 @@ class TornadoSeam:
 
         def make_known_environ(container: Any, request: Any) -> dict[str, Any]:
             environ: dict[str, Any] = make_environ(container, request)
-            connection = request.connection
-            if isinstance(connection, _Connection):
-                # Around the container there may be a rule of a native application.
-                if FOUND in connection.environ:
-                    environ[FOUND] = connection.environ[FOUND]
-                connection.environ = environ
+            if isinstance(request.connection, _Connection):
+                self._know_environ(request.connection, environ)
             return environ
 
         async def handle_counted(container: Any, request: Any) -> None:
@@ -125,6 +126,20 @@ class TornadoSeam:
         container_class.environ = make_known_environ
         container_class.handle_request = handle_counted
 
+    @tolerant("request")
+    def _know_environ(self, connection: "_Connection", environ: dict[str, Any]) -> None:
+        # Around the container there may be a rule of a native application.
+        if FOUND in connection.environ:
+            environ[FOUND] = connection.environ[FOUND]
+        connection.environ = environ
+
+    @tolerant("routes")
+    def matched(self, connection: "_Connection", matcher: Any) -> None:
+        """Note the rule that has matched a request."""
+        # tornado puts the "$" there.
+        connection.environ[FOUND] = matcher.regex.pattern.removesuffix("$")
+
+    @tolerant("request")
     def begin(self, connection: "_Connection", start_line: Any, headers: Any) -> None:
         """Begin with a request whose head was read."""
         connection.method = start_line.method
@@ -137,12 +152,14 @@ class TornadoSeam:
         path = start_line.path.partition("?")[0]
         connection.begun = self._recorder.begin(start_line.method, path)
 
+    @tolerant("request")
     def forget(self, connection: "_Connection") -> None:
         """End what has begun and is no request that tornado can read."""
         if connection.begun is not None:
             self._recorder.end(connection.begun)
             connection.begun = None
 
+    @tolerant("request")
     def refused(self, connection: "_Connection", error: BaseException) -> None:
         """Count that tornado has answered a malformed request, or part of one, by itself."""
         if connection.begun is None:
@@ -152,6 +169,7 @@ class TornadoSeam:
             self.raised(connection, error, is_handled=True)
             self.settle(connection, is_whole=True)
 
+    @tolerant("request")
     def unreadable(self, error: str, *, is_answered: bool = True) -> None:
         """Count what never became a request.
 
@@ -159,13 +177,11 @@ class TornadoSeam:
             error: class of the exception.
             is_answered: tornado has told the client.
         """
-        try:
-            self._slot.count(PARSE_ERRORS, (error,))
-            if is_answered:
-                self._slot.count(ERROR_HANDLING, (OTHER, OTHER, error))
-        except Exception as failure:
-            self._slot.report("request", failure)
+        self._slot.count(PARSE_ERRORS, (error,))
+        if is_answered:
+            self._slot.count(ERROR_HANDLING, (OTHER, OTHER, error))
 
+    @tolerant("request")
     def raised(
         self, connection: "_Connection", error: BaseException, *, is_handled: bool = False
     ) -> None:
@@ -179,24 +195,18 @@ class TornadoSeam:
         connection.error = error
         if not isinstance(error, Exception):
             return
-        try:
-            method = method_label(connection.method)
-            endpoint = self._recorder.endpoint(connection.environ)
-            self._slot.count_failed_request(method, error, endpoint)
-            if is_handled:
-                self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
-        except Exception as failure:
-            self._slot.report("request", failure)
+        method = method_label(connection.method)
+        endpoint = self._recorder.endpoint(connection.environ)
+        self._slot.count_failed_request(method, error, endpoint)
+        if is_handled:
+            self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
 
+    @tolerant("request")
     def settle(self, connection: "_Connection", *, is_whole: bool) -> None:
         """Count what became of a request, if that is not done."""
         begun, connection.begun = connection.begun, None
-        if begun is None:
-            return
-        try:
+        if begun is not None:
             self._settle(connection, begun, is_whole=is_whole)
-        except Exception as failure:
-            self._slot.report("request", failure)
 
     def _settle(self, connection: "_Connection", begun: InProgress, *, is_whole: bool) -> None:
         status = connection.status
@@ -217,6 +227,7 @@ class TornadoSeam:
     def _count_aborted(self, reason: str) -> None:
         self._slot.count_aborted("timeout" if self.aborting else reason)
 
+    @tolerant("request")
     def detached(self, connection: "_Connection", stream: Any) -> None:
         """Count that a connection speaks another protocol from now on: a WebSocket's."""
         self.forget(connection)
@@ -247,8 +258,7 @@ def _watch_matches() -> None:
     def match_noted(matcher: Any, request: Any) -> Any:
         found = match(matcher, request)
         if found is not None and isinstance(request.connection, _Connection):
-            # tornado puts the "$" there.
-            request.connection.environ[FOUND] = matcher.regex.pattern.removesuffix("$")
+            request.connection.seam.matched(request.connection, matcher)
         return found
 
     matcher_class.match = match_noted

@@ -43,7 +43,7 @@ class WSGISeam:
     """Count the requests of one worker, in that worker.
 
     Each request is counted once: by `post_request`, by `error_answered` or by
-    `connection_ended`. Nothing here raises into the request path.
+    `connection_ended`. What is put into the server's way does not raise.
 
     Attributes:
         aborting: the worker was told that it timed out.
@@ -73,21 +73,25 @@ class WSGISeam:
         # counting.
         make_handle = self._make_handle
         if hasattr(worker, "enqueue_req"):
-            vars(worker)["enqueue_req"] = _make_enqueue(worker.enqueue_req)
+            vars(worker)["enqueue_req"] = self._make_enqueue(worker.enqueue_req)
             taken: set[int] = set()
             make_handle = partial(self._make_pool_handle, taken)
             self.count_waiting = partial(_count_waiting, worker, taken)
         vars(worker)["handle"] = make_handle(worker.handle)
 
     def _make_pre_request(self, log: Any, users: Callable[..., Any]) -> Callable[..., None]:
-        begin = self._recorder.begin
+        begin, report = self._recorder.begin, self._slot.report
         # Gunicorn's own hook only logs at debug level. Asking first whether anyone
         # reads it saves about as much as half of the counting costs.
-        is_gunicorns = users is config.PreRequest.default and type(log).debug is Logger.debug
+        logs_as_gunicorn = getattr(type(log), "debug", None) is Logger.debug
+        is_gunicorns = users is config.PreRequest.default and logs_as_gunicorn
         is_wanted = log.error_log.isEnabledFor if is_gunicorns else lambda level: True
 
         def pre_request(worker: Any, req: Any) -> None:
-            req.gunicorn_prom = begin(req.method, req.path)
+            try:
+                req.gunicorn_prom = begin(req.method, req.path)
+            except Exception as failure:
+                report("request", failure)
             if is_wanted(DEBUG):
                 users(worker, req)
 
@@ -114,34 +118,51 @@ class WSGISeam:
         return post_request
 
     def _make_handle(self, handle: Callable[..., Any]) -> Callable[..., Any]:
-        unanswered, connection_ended = self.unanswered, self.connection_ended
+        unanswered, end_connection = self.unanswered, self._end_connection
 
         def settling(*args: Any) -> Any:
             try:
                 return handle(*args)
             finally:
                 if unanswered:
-                    connection_ended()
+                    end_connection()
 
         return settling
 
     def _make_pool_handle(self, taken: set[int], handle: Callable[..., Any]) -> Callable[..., Any]:
-        unanswered, connection_ended = self.unanswered, self.connection_ended
+        unanswered, end_connection = self.unanswered, self._end_connection
         waits, ident, monotonic = self._recorder.waits, threading.get_ident, time.monotonic
 
-        def settling(conn: Any) -> Any:
+        def settling(conn: Any, *others: Any) -> Any:
             thread = ident()
             taken.add(thread)
-            # Its first request takes it; what none has taken is overwritten.
-            waits[thread] = monotonic() - conn.gunicorn_prom_queued
             try:
-                return handle(conn)
+                # Its first request takes it; what none has taken is overwritten.
+                waits[thread] = monotonic() - conn.gunicorn_prom_queued
+            except AttributeError:
+                # A class of the user's own may give it to the pool in another way than Gunicorn.
+                waits.pop(thread, None)
+            try:
+                return handle(conn, *others)
             finally:
                 taken.discard(thread)
                 if unanswered:
-                    connection_ended()
+                    end_connection()
 
         return settling
+
+    def _make_enqueue(self, enqueue: Callable[..., Any]) -> Callable[..., Any]:
+        """Return gthread's `enqueue_req` as it also notes since when a connection waits."""
+        monotonic, report = time.monotonic, self._slot.report
+
+        def enqueue_req(conn: Any, *others: Any) -> Any:
+            try:
+                conn.gunicorn_prom_queued = monotonic()
+            except Exception as failure:
+                report("request", failure)
+            return enqueue(conn, *others)
+
+        return enqueue_req
 
     def _settle_rarely(self, req: Any, environ: Any, resp: Any) -> None:
         error = sys.exception()
@@ -183,16 +204,18 @@ class WSGISeam:
         self.unanswered[threading.get_ident()] = unanswered
         self._count_exception(unanswered.req, unanswered.environ, unanswered.error)
 
+    def _end_connection(self) -> None:
+        try:
+            self.connection_ended()
+        except Exception as failure:
+            self._slot.report("request", failure)
+
     def connection_ended(self) -> None:
         """Count the request of this thread that nobody has answered, if there is one."""
         unanswered = self.unanswered.pop(threading.get_ident(), None)
-        if unanswered is None:
-            return
-        try:
+        if unanswered is not None:
             self._recorder.end(unanswered.req.gunicorn_prom)
             self._slot.count_aborted(self._abort_reason(unanswered.error, "no_response"))
-        except Exception as failure:
-            self._slot.report("request", failure)
 
     def error_answered(self, req: Any, error: BaseException, answer: "Answer") -> None:
         """Count what Gunicorn's `handle_error` has just answered.
@@ -201,26 +224,22 @@ class WSGISeam:
             req: None when no request could be read.
             answer: what went to the client.
         """
-        try:
-            method = method_label(getattr(req, "method", None))
-            unanswered = self.unanswered.get(threading.get_ident())
-            if unanswered is not None and unanswered.req is not req:
-                unanswered = None
-            endpoint = self._recorder.endpoint(unanswered.environ) if unanswered else OTHER
-            self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
-            if not hasattr(req, "gunicorn_prom"):
-                # From HTTP/2 even SystemExit and the like come here, without their request.
-                if not isinstance(error, Exception):
-                    return
+        method = method_label(getattr(req, "method", None))
+        unanswered = self.unanswered.get(threading.get_ident())
+        if unanswered is not None and unanswered.req is not req:
+            unanswered = None
+        endpoint = self._recorder.endpoint(unanswered.environ) if unanswered else OTHER
+        self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
+        if not hasattr(req, "gunicorn_prom"):
+            # From HTTP/2 even SystemExit and the like come here, without their request.
+            if isinstance(error, Exception):
                 self._slot.count(PARSE_ERRORS, (type(error).__name__,))
-            elif unanswered is not None and answer.status is not None:
-                del self.unanswered[threading.get_ident()]
-                self._record(req, unanswered.environ, answer.status, answer)
-                if self.aborting:
-                    self._slot.count_aborted("timeout")
-            # Else the response had begun, and is counted, before Gunicorn's came into it.
-        except Exception as failure:
-            self._slot.report("request", failure)
+        elif unanswered is not None and answer.status is not None:
+            del self.unanswered[threading.get_ident()]
+            self._record(req, unanswered.environ, answer.status, answer)
+            if self.aborting:
+                self._slot.count_aborted("timeout")
+        # Else the response had begun, and is counted, before Gunicorn's came into it.
 
     def _count_cut_off(self, req: Any, environ: Any, error: BaseException) -> None:
         self._count_exception(req, environ, error)
@@ -240,17 +259,6 @@ class WSGISeam:
     def _record(self, req: Any, environ: Any, status: Any, resp: Any) -> None:
         body = resp.sent or _silent_body_bytes(req.method, status, resp)
         self._recorder.record(req.gunicorn_prom, req.method, status, environ, body)
-
-
-def _make_enqueue(enqueue: Callable[..., Any]) -> Callable[..., None]:
-    """Return gthread's `enqueue_req` as it also notes since when a connection waits."""
-    monotonic = time.monotonic
-
-    def enqueue_req(conn: Any) -> None:
-        conn.gunicorn_prom_queued = monotonic()
-        enqueue(conn)
-
-    return enqueue_req
 
 
 def _count_waiting(worker: Any, taken: set[int]) -> int:
@@ -280,6 +288,9 @@ class _Sent(NamedTuple):
 class Answer:
     """Stand in for the client's socket and note what goes out of it.
 
+    Args:
+        report: counts what fails of that, see `Failures.report`.
+
     Attributes:
         status: of the answer, None when none was sent.
         sent: the bytes of its body.
@@ -288,8 +299,9 @@ class Answer:
     # What a response has, so that one function counts both.
     response_length = None
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, report: Callable[[str, BaseException], None]) -> None:
         self._client = client
+        self._report = report
         self.status: int | None = None
         self.sent = 0
 
@@ -308,11 +320,14 @@ class Answer:
         return sent
 
     def _note(self, data: bytes) -> None:
-        match = STATUS_LINE.match(data)
-        if match:
-            self.status = int(match[1])
-            _, _, data = data.partition(b"\r\n\r\n")
-        self.sent += len(data)
+        try:
+            match = STATUS_LINE.match(data)
+            if match:
+                self.status = int(match[1])
+                _, _, data = bytes(data).partition(b"\r\n\r\n")
+            self.sent += len(data)
+        except Exception as failure:
+            self._report("request", failure)
 
 
 def _collected_bytes() -> int:

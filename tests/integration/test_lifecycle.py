@@ -151,7 +151,10 @@ def test_both_hosts_of_the_metrics_server_serve_the_same(tmp_path: Path) -> None
         option = f"--metrics-server={where}"
         with gunicorn_prom(tmp_path / where, APP, option) as server:
             assert server.get("/").status == 200
-            metrics = server.wait_for_requests(1)
+            server.wait_for_requests(1)
+            metrics = server.wait_for_metrics(
+                lambda m: m.all("gunicorn_worker_heartbeat_timestamp_seconds"), "a heartbeat"
+            )
             assert bool(server.exporter_pid()) == (where == "process")
             assert metrics.one("process_cpu_seconds_total") > 0
             families.append(sorted({sample.name for sample in metrics.samples}))

@@ -218,17 +218,18 @@ def test_facts_that_do_not_change(tmp_path: Path) -> None:
 
 def test_a_worker_is_shown_when_it_is_known(tmp_path: Path) -> None:
     """One that is still writing who it is has no samples, and no start at zero."""
-    (tmp_path / "slowly.py").write_text(
+    (tmp_path / "gunicorn.conf.py").write_text(
         "import pathlib, time\n"
-        "from gunicorn_prom import PrometheusWorker\n"
-        "class Worker(PrometheusWorker):\n"
-        "    def _capacity(self):\n"
+        "def post_fork(server, worker):\n"
+        "    setting = worker.cfg.settings['threads']\n"
+        "    def get():\n"
         "        pathlib.Path('is_there').touch()\n"
         "        while not pathlib.Path('gate').exists():\n"
         "            time.sleep(0.01)\n"
-        "        return super()._capacity()\n"
+        "        return setting.value\n"
+        "    setting.get = get\n"
     )
-    with gunicorn_prom(tmp_path, APP, "-k", "slowly.Worker", start=False) as server:
+    with gunicorn_prom(tmp_path, APP, start=False) as server:
         server.launch()
         wait_for((tmp_path / "is_there").exists, "the worker")
         names = {s.name for s in server.scrape().samples if "worker_id" in s.labels}

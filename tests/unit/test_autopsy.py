@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gunicorn_prom import autopsy
+from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.autopsy import Autopsies, read_autopsies
 from gunicorn_prom.instrument.record import Recorder
 from gunicorn_prom.instrument.stacks import STACKS_SIGNAL, StackWriter
@@ -52,7 +53,9 @@ def worker_with(directory: Path, pid: int, stacks: str = "", age: int = 1) -> An
     file = directory / f"stacks.{age}"
     file.write_text(stacks)
     tmp = SimpleNamespace(last_update=lambda: time.monotonic() - 3)
-    return SimpleNamespace(pid=pid, age=age, tmp=tmp, stack_file=file)
+    worker = SimpleNamespace(pid=pid, age=age, tmp=tmp)
+    assignment_of(worker).stack_file = file
+    return worker
 
 
 def test_unprepared(tmp_path: Path, board: Board, sleeper: subprocess.Popen[bytes]) -> None:
@@ -111,7 +114,7 @@ def test_stacks(tmp_path: Path, board: Board, sleeper: subprocess.Popen[bytes]) 
         "  Thread 0x01 and 1 more like it:",
         '    File "idle.py", line 1 in wait',
     ]
-    assert not worker.stack_file.exists()
+    assert not (tmp_path / "stacks.1").exists()
     (kept,) = read_autopsies(tmp_path)
     assert (kept.route, kept.pid, kept.worker_id) == ("/orders/<id>", sleeper.pid, 0)
     assert "idle.py" in kept.stacks

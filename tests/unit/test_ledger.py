@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gunicorn_prom import ledger
+from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.ledger import CLAIM_S, OomKills, exit_reason, watch_waiting
 from gunicorn_prom.scoreboard import EXIT_REASONS, Gauge, State
 
@@ -41,8 +42,10 @@ def reason_of(
     gauges = [0.0] * Gauge.CELLS
     for cell, value in words.items():
         gauges[cell] = value
-    worker = SimpleNamespace(aborted=aborted, intent=intent)
-    return exit_reason(worker, status, gauges, lambda: is_oom)
+    worker = SimpleNamespace(aborted=aborted)
+    assignment = assignment_of(worker)
+    assignment.exit_status, assignment.intent = status, intent
+    return exit_reason(worker, gauges, lambda: is_oom)
 
 
 @pytest.mark.parametrize(
