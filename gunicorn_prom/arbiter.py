@@ -29,10 +29,11 @@ from gunicorn_prom.exporter.host import ExporterHost, is_patched
 from gunicorn_prom.keys import WORKER_CLASSES
 from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
 from gunicorn_prom.listeners import Listener, sockets_of
+from gunicorn_prom.own_settings import read_own_settings
 from gunicorn_prom.processes import brief_facts, pid_namespace
 from gunicorn_prom.roster import Roster
 from gunicorn_prom.scoreboard import SIGNALS, Board, Gauge, Master, Vital
-from gunicorn_prom.settings import add_own_settings, read_own_settings
+from gunicorn_prom.settings import add_own_settings
 from gunicorn_prom.signals import SignalQueue, is_unfit
 from gunicorn_prom.state import State, unusable
 from gunicorn_prom.workers import instrument, seam_of, uses_greenlets
@@ -114,7 +115,7 @@ class PrometheusArbiter(Arbiter):
             self._make_state(app.cfg)
         super().setup(app)
         if self._is_adopted:
-            read_own_settings(self.cfg)
+            read_own_settings(app)
         self.apply_settings()
         if is_start:
             self._begin_folding()
@@ -673,7 +674,7 @@ def adopt(server: Arbiter) -> None:
     """
     if isinstance(server, PrometheusArbiter):
         return
-    read_own_settings(server.cfg)
+    read_own_settings(server.app)
     server.__class__ = PrometheusArbiter
     arbiter = cast("PrometheusArbiter", server)
     arbiter._is_adopted = True

@@ -22,13 +22,12 @@ from gunicorn.errors import ConfigError
 from gunicorn_prom import __version__, workers
 from gunicorn_prom.errors import GunicornPromError, InvalidSettingError, UsageError, place
 from gunicorn_prom.masking import hide_credentials
-from gunicorn_prom.settings import MAX_PORT, OWN_SETTINGS, environment, name_of, parse_bind
+from gunicorn_prom.settings import MAX_PORT, OWN_NAMES, environment, parse_bind
 
 __all__ = ["Configuration", "Origin", "versions"]
 
 # As what Gunicorn runs a configuration file.
 CONFIG = "__config__"
-OWN_NAMES = tuple(map(name_of, OWN_SETTINGS))
 
 EVERY_HOST = frozenset(("0.0.0.0", "::", ""))
 CMD_ARGS = "GUNICORN_CMD_ARGS"

@@ -12,11 +12,14 @@ from typing import Any
 
 from gunicorn_prom.app_directory import announce
 from gunicorn_prom.arbiter import adopt
+from gunicorn_prom.errors import GunicornPromError
+from gunicorn_prom.own_settings import join_configuration
 
 __all__ = ["on_starting"]
 
 # Here, for the configuration file may go on to import prometheus_client.
 announce()
+join_configuration()
 
 
 def on_starting(server: Any) -> None:
@@ -26,4 +29,11 @@ def on_starting(server: Any) -> None:
         GunicornPromError: the state directory or the address cannot be had, or one
             of our settings has a value it cannot have.
     """
-    adopt(server)
+    try:
+        adopt(server)
+    except GunicornPromError as error:
+        if server.cfg.daemon:  # nobody reads what it prints
+            server.log.error("gunicorn-prom: %s", error)
+        # Gunicorn prints the message alone.
+        hint = error.hint and f"\nhint: {error.hint}"
+        raise GunicornPromError(f"{error}{hint}") from error

@@ -1,8 +1,9 @@
 """Our own options, each declared once as a Gunicorn setting.
 
-Importing this module registers them with Gunicorn: from then on they can stand
-in a configuration file, in GUNICORN_CMD_ARGS and on the command line, and
-`environment()` names the variable of each.
+Importing this module registers them with Gunicorn: wherever a configuration is made
+from then on, they can stand in a file, in GUNICORN_CMD_ARGS and on the command line. Into
+one that was made before they come by `own_settings.py`. `environment()` names the variable of
+each.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from gunicorn_prom.workers import WORKER_TYPES
 __all__ = [
     "DEFAULT_BUCKETS",
     "MAX_PORT",
+    "OWN_NAMES",
     "OWN_SETTINGS",
     "SECTION",
     "add_own_settings",
@@ -28,7 +30,7 @@ __all__ = [
     "is_switched_off",
     "name_of",
     "parse_bind",
-    "read_own_settings",
+    "switches_of",
 ]
 
 SECTION = "Prometheus Metrics"
@@ -356,6 +358,9 @@ def name_of(setting: type[config.Setting]) -> str:
     return setting.name
 
 
+OWN_NAMES = tuple(map(name_of, OWN_SETTINGS))
+
+
 def environment(name: str) -> str:
     """Name the environment variable of our setting `name`."""
     return f"GUNICORN_PROM_{name.upper()}"
@@ -371,32 +376,21 @@ def add_own_settings(cfg: config.Config) -> None:
         cfg.settings.setdefault(name_of(setting), setting())
 
 
-def read_own_settings(cfg: config.Config) -> None:
-    """Give `cfg` what the configuration file and the environment say of our settings.
-
-    That is for plain Gunicorn. It passes over them in the file when it reads that before
-    it knows them, at the start, and over the environment always.
-
-    Raises:
-        TypeError, ValueError: one has a value it cannot have.
-    """
-    add_own_settings(cfg)
-    file = sys.modules.get("__config__")
-    for name in map(name_of, OWN_SETTINGS):
-        for value in (getattr(file, name, None), os.environ.get(environment(name))):
-            if value is not None:
-                cfg.set(name, value)
-
-
 def is_switched_off(name: str) -> bool:
     """Tell whether our flag `name` is off by the environment or the command line.
 
     That is known before the configuration is read. What the configuration file says is
     not asked.
     """
-    option = name.replace("_", "-")
     # The last one on the command line counts, and before it the environment.
-    switches = [word for word in sys.argv if word in (f"--{option}", f"--no-{option}")]
+    switches = switches_of(name)
     if switches:
         return switches[-1].startswith("--no-")
     return os.environ.get(environment(name), "").strip().lower() in OFF
+
+
+def switches_of(name: str) -> list[str]:
+    """Return where the command line gives our setting `name`, in full."""
+    option = name.replace("_", "-")
+    words = (word.partition("=")[0] for word in sys.argv)
+    return [word for word in words if word in (f"--{option}", f"--no-{option}")]

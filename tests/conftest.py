@@ -26,6 +26,7 @@ pytest.register_assert_rewrite(
     "tests.load",
     "tests.pages",
     "tests.passthrough",
+    "tests.plugin_settings",
     "tests.pools",
     "tests.prometheus",
     "tests.shells",

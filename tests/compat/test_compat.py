@@ -10,6 +10,7 @@ import pytest
 
 from gunicorn_prom.workers import WORKER_TYPES, unavailable
 from tests.hooks import Hooks
+from tests.plugin_settings import WAYS, assert_guarded, given
 from tests.support import (
     Scraper,
     can_bind,
@@ -27,6 +28,13 @@ APP = "behave:app"
 
 class TestHooks(Hooks):
     """See tests/hooks.py."""
+
+
+@pytest.mark.parametrize("name", ["python:", "late by a path"])
+def test_our_settings_count_from_the_start(tmp_path: Path, name: str) -> None:
+    """See tests/integration/test_plugin_settings.py."""
+    with given(WAYS[name], tmp_path) as server:
+        assert_guarded(server)
 
 
 # tests/asgi.py has those that speak ASGI.
