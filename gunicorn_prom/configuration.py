@@ -113,15 +113,6 @@ class _Parser(argparse.ArgumentParser):
         self._cfg.from_cmd_args_variable = _names_given(parsed)
         return parsed
 
-    def _get_option_tuples(self, option_string: str) -> Any:
-        """Return what an abbreviation may mean: where one of Gunicorn's, none of ours.
-
-        What `gunicorn` takes must not become ambiguous by options that we add. argparse has
-        no public way to say so.
-        """
-        found = super()._get_option_tuples(option_string)
-        return [match for match in found if match[0].dest not in OWN_NAMES] or found
-
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line.
 

@@ -60,6 +60,27 @@ METRICS_SERVERS = ("auto", "thread", "process", "none")
 MAX_PORT = 65535
 
 
+class _Own:
+    """Beside `config.Setting` among the bases of each of our settings."""
+
+    def add_option(self, parser: argparse.ArgumentParser) -> None:
+        """Add the option to Gunicorn's command line, where what Gunicorn takes stays what it is.
+
+        An abbreviation of one of its options must not become ambiguous by ours: the reload of
+        a server that was started so would end it. argparse has no public way to say so.
+        """
+        super().add_option(parser)  # type: ignore[misc]  # that of config.Setting
+        if "_get_option_tuples" in vars(parser):
+            return
+        find = parser._get_option_tuples
+
+        def theirs_first(option_string: str) -> Any:
+            found = find(option_string)
+            return [match for match in found if match[0].dest not in OWN_NAMES] or found
+
+        parser._get_option_tuples = theirs_first  # type: ignore[method-assign]
+
+
 def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str | None]:
     def validate(value: Any) -> str | None:
         if value is None:
@@ -143,7 +164,7 @@ def _validate_size(value: Any) -> int | None:
     return round(float(match[1]) * factor)
 
 
-class WorkerType(config.Setting):
+class WorkerType(_Own, config.Setting):
     name = "worker_type"
     section = SECTION
     cli = ["--worker-type"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -160,7 +181,7 @@ class WorkerType(config.Setting):
         """
 
 
-class MetricsBind(config.Setting):
+class MetricsBind(_Own, config.Setting):
     name = "metrics_bind"
     section = SECTION
     cli = ["--metrics-bind"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -174,7 +195,7 @@ class MetricsBind(config.Setting):
         """
 
 
-class MetricsPath(config.Setting):
+class MetricsPath(_Own, config.Setting):
     name = "metrics_path"
     section = SECTION
     cli = ["--metrics-path"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -184,7 +205,7 @@ class MetricsPath(config.Setting):
     desc = "The path under which the metrics are served."
 
 
-class MetricsServer(config.Setting):
+class MetricsServer(_Own, config.Setting):
     name = "metrics_server"
     section = SECTION
     cli = ["--metrics-server"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -200,7 +221,7 @@ class MetricsServer(config.Setting):
         """
 
 
-class MetricsStateDir(config.Setting):
+class MetricsStateDir(_Own, config.Setting):
     name = "metrics_state_dir"
     section = SECTION
     cli = ["--metrics-state-dir"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -215,7 +236,7 @@ class MetricsStateDir(config.Setting):
         """
 
 
-class MetricsBuckets(config.Setting):
+class MetricsBuckets(_Own, config.Setting):
     name = "metrics_buckets"
     section = SECTION
     cli = ["--metrics-buckets"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -229,7 +250,7 @@ class MetricsBuckets(config.Setting):
         """
 
 
-class MetricsWebConfig(config.Setting):
+class MetricsWebConfig(_Own, config.Setting):
     name = "metrics_web_config"
     section = SECTION
     cli = ["--metrics-web-config"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -244,7 +265,7 @@ class MetricsWebConfig(config.Setting):
         """
 
 
-class AppMetrics(config.Setting):
+class AppMetrics(_Own, config.Setting):
     name = "app_metrics"
     section = SECTION
     cli = ["--app-metrics"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -259,7 +280,7 @@ class AppMetrics(config.Setting):
         """
 
 
-class RouteLabels(config.Setting):
+class RouteLabels(_Own, config.Setting):
     name = "route_labels"
     section = SECTION
     cli = ["--route-labels"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -274,7 +295,7 @@ class RouteLabels(config.Setting):
         """
 
 
-class TimeoutAutopsy(config.Setting):
+class TimeoutAutopsy(_Own, config.Setting):
     name = "timeout_autopsy"
     section = SECTION
     cli = ["--timeout-autopsy"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -288,7 +309,7 @@ class TimeoutAutopsy(config.Setting):
         """
 
 
-class MaxWorkerMemory(config.Setting):
+class MaxWorkerMemory(_Own, config.Setting):
     name = "max_worker_memory"
     section = SECTION
     cli = ["--max-worker-memory"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -304,7 +325,7 @@ class MaxWorkerMemory(config.Setting):
         """
 
 
-class GCFreeze(config.Setting):
+class GCFreeze(_Own, config.Setting):
     name = "gc_freeze"
     section = SECTION
     cli = ["--gc-freeze"]  # noqa: RUF012  # as Gunicorn declares its own
@@ -319,7 +340,7 @@ class GCFreeze(config.Setting):
         """
 
 
-class Preflight(config.Setting):
+class Preflight(_Own, config.Setting):
     name = "preflight"
     section = SECTION
     cli = ["--preflight"]  # noqa: RUF012  # as Gunicorn declares its own

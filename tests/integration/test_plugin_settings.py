@@ -69,6 +69,14 @@ def test_each_prevails_over_those_before_it(tmp_path: Path) -> None:
         assert not (tmp_path / "file").exists()
 
 
+def test_a_reload_understands_what_the_start_did(tmp_path: Path) -> None:
+    """What abbreviates one of Gunicorn's options only is not ambiguous because of ours."""
+    way = Way({DEFAULT: HOOKS + OWN}, ("--pre",))
+    with given(way, tmp_path) as server:
+        reload(server)
+        assert_guarded(server)
+
+
 @pytest.mark.parametrize(
     "name", ["python:", "late by a path", "a program", "a late program", "a program with a file"]
 )
