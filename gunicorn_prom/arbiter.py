@@ -666,7 +666,7 @@ class PrometheusArbiter(Arbiter):
 
 
 def adopt(server: Arbiter) -> None:
-    """Turn the arbiter of plain Gunicorn, about to start, into ours.
+    """Turn the arbiter of plain Gunicorn, or a kind of it, about to start, into ours.
 
     Raises:
         GunicornPromError: the state directory or the address cannot be had, or one of
@@ -675,7 +675,8 @@ def adopt(server: Arbiter) -> None:
     if isinstance(server, PrometheusArbiter):
         return
     read_own_settings(server.app)
-    server.__class__ = PrometheusArbiter
+    # Below ours, so that what a subclass does of its own is still done.
+    server.__class__ = type("PrometheusArbiter", (PrometheusArbiter, type(server)), {})
     arbiter = cast("PrometheusArbiter", server)
     arbiter._is_adopted = True
     arbiter.open()

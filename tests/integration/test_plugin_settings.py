@@ -10,6 +10,7 @@ from tests.plugin_settings import (
     DEFAULT,
     HOOKS,
     OWN,
+    PROGRAM,
     WAYS,
     Way,
     assert_guarded,
@@ -17,7 +18,7 @@ from tests.plugin_settings import (
     has_ended,
     server_by,
 )
-from tests.support import Server, running, wait_for
+from tests.support import Server, is_answered, running, start_next_generation, wait_for
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -126,3 +127,33 @@ def test_the_hint_is_told(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert f"Error: cannot bind {bind}: address already in use" in ended.stderr
     assert "\nhint: choose another with --metrics-bind" in ended.stderr
+
+
+# Arbiters of others.
+
+ARBITER = """
+from gunicorn.arbiter import Arbiter
+from gunicorn_prom.arbiter import PrometheusArbiter
+
+class Theirs(Arbiter):
+    def spawn_worker(self):
+        self.log.info("theirs, %s", isinstance(self, PrometheusArbiter))
+        return super().spawn_worker()
+
+Program.run = lambda self: Theirs(self).run()
+Program().run()
+"""
+
+
+def test_an_arbiter_of_others_keeps_what_it_does(tmp_path: Path) -> None:
+    """A subclass of Gunicorn's stays one, also after HUP and in the next generation."""
+    way = Way({"program.py": f"{HOOKS}{PROGRAM}{ARBITER}"}, program="program.py")
+    pidfile = tmp_path / "pid"
+    with given(way, tmp_path, pidfile=str(pidfile)) as server:
+        assert_guarded(server)
+        start_next_generation(server, pidfile)
+        assert server.log.count("theirs, True") == 2
+        server.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.log.count("theirs, True") == 3, "another worker")
+        assert "theirs, False" not in server.log
+        wait_for(lambda: is_answered(server.metrics_port), "readiness")
