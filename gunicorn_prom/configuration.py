@@ -333,8 +333,8 @@ class Configuration(WSGIApplication):
         path = Path(filename)
         try:
             # Not `exists`, which does not tell what must not be looked at.
-            is_directory = stat.S_ISDIR(path.stat().st_mode)
-            if not is_directory:
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode):  # a pipe can be read only once
                 path.open("rb").close()
         except FileNotFoundError:
             raise UsageError(
@@ -345,7 +345,7 @@ class Configuration(WSGIApplication):
                 f"cannot read the configuration file {path}: {error.strerror}",
                 f"it must be readable for user {os.geteuid()}",
             ) from error
-        if is_directory:
+        if stat.S_ISDIR(mode):
             raise UsageError(f"the configuration file {path} is a directory", "name the file in it")
         loader = None if path.suffix in (".py", ".pyc") else SourceFileLoader(CONFIG, filename)
         spec = spec_from_file_location(CONFIG, filename, loader=loader)

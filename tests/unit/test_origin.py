@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,12 @@ def test_nothing_set_is_all_default() -> None:
             assert entry.value is None
             continue
         assert (entry.origin, entry.value) == (Origin("default"), entry.default), entry.name
+
+
+def test_a_configuration_may_come_through_a_pipe(tmp_path: Path) -> None:
+    """It is opened once: whoever writes it, as `sops exec-file` does, does so only once."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("workers = 7\n",))
+    writer.start()
+    assert gathered("--config=pipe").cfg.workers == 7
+    writer.join()
