@@ -394,9 +394,10 @@ class Configuration(WSGIApplication):
             given_class = by_class = by_type
         if given_class in workers.REGISTRY:
             self.cfg.set("worker_class", workers.REGISTRY[given_class].setting)
-        problem = workers.unavailable(by_class) if by_class and self._needs_worker else None
-        if problem:
-            raise problem
+        if by_class and self._needs_worker:
+            problem = workers.unavailable(by_class, self.cfg.pythonpath)
+            if problem:
+                raise problem
 
     def _check_ports(self) -> None:
         metrics_host, metrics_port = parse_bind(self.cfg.metrics_bind)

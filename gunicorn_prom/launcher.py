@@ -146,7 +146,7 @@ class Launcher(Configuration, _Serving):
             GunicornPromError: something is not to be had.
             SystemExit: at the end.
         """
-        if self.cfg.metrics_web_config:
+        if self.cfg.metrics_web_config and self.cfg.metrics_server != "none":
             # Imported for it alone: TLS and passwords are a lot of memory.
             from gunicorn_prom.exporter.door import validate
 
@@ -162,7 +162,7 @@ class Launcher(Configuration, _Serving):
         super().run()
 
     def _look_at_files(self) -> None:
-        found = next(obstacles(self.cfg), None)
+        found = next((found for found in obstacles(self.cfg) if found.is_certain), None)
         if found:
             raise UsageError(found.message, found.hint)
 

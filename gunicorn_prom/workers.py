@@ -4,13 +4,13 @@ Nothing here imports a worker before it is asked for: importing Gunicorn's
 eventlet worker patches the process.
 """
 
-from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import gunicorn
 from gunicorn.workers import SUPPORTED_WORKERS
 
 from gunicorn_prom.errors import UsageError
+from gunicorn_prom.paths import is_importable
 
 __all__ = [
     "REGISTRY",
@@ -128,8 +128,12 @@ def type_of(worker_class: str | type) -> str | None:
     return next((t.name for t in REGISTRY.values() if worker_class in t.names), None)
 
 
-def unavailable(name: str) -> UsageError | None:
-    """Say why workers of type `name` cannot run here; None when they can."""
+def unavailable(name: str, pythonpath: str | None = None) -> UsageError | None:
+    """Say why workers of type `name` cannot run here; None when they can.
+
+    Args:
+        pythonpath: of the settings, which Gunicorn has not followed yet.
+    """
     worker_type = REGISTRY[name]
     if worker_type.is_removed:
         return UsageError(
@@ -143,7 +147,7 @@ def unavailable(name: str) -> UsageError | None:
             f"and this is Gunicorn {gunicorn.__version__}",
             worker_type.install,
         )
-    if worker_type.library and find_spec(worker_type.library) is None:
+    if worker_type.library and not is_importable(worker_type.library, pythonpath):
         return UsageError(
             f"worker type {name} is not available: {worker_type.library} is not installed",
             worker_type.install,

@@ -258,7 +258,7 @@ def worker_unavailable(setup: Setup) -> Iterator[Problem]:
     your own is given by its full name, as `-k package.module.Class`.
     """
     name = _given_type(setup)
-    problem = workers.unavailable(name) if name else None
+    problem = workers.unavailable(name, setup.cfg.pythonpath) if name else None
     if problem:
         if not _is_removed(name):
             yield Problem(str(problem), problem.hint)

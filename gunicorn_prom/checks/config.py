@@ -294,10 +294,12 @@ def files_to_be_had(setup: Setup) -> Iterator[Problem]:
     """Find a log, pid file, heartbeat directory or logger class that Gunicorn could not use.
 
     It looks at what `--pid`, `--access-logfile`, `--error-logfile`, `--log-config`,
-    `--worker-tmp-dir`, `--logger-class` and `--bind fd://` name. `gunicorn --check-config` finds
-    nothing wrong with them, and the server ends with a traceback or without a worker.
+    `--worker-tmp-dir`, `--logger-class` and `--bind fd://` name, as far as Gunicorn is going to
+    use it. `gunicorn --check-config` finds nothing wrong with them, and the server ends with a
+    traceback or without a worker. Where a hook or an application that is preloaded may still make
+    what is missing, it is only a warning.
 
     Make the directory, name another file, or install the package. Gunicorn makes no directories.
     """
     for found in obstacles(setup.cfg, but=CERTIFICATES):
-        yield Problem(found.message, found.hint)
+        yield Problem(found.message, found.hint, is_certain=found.is_certain)

@@ -90,7 +90,7 @@ def certificates(setup: Setup) -> Iterator[Problem]:
 
 
 def _metrics_problems(cfg: Any) -> Iterator[Problem]:
-    if cfg.metrics_web_config:
+    if cfg.metrics_web_config and cfg.metrics_server != "none":
         path = Path(cfg.metrics_web_config)
         validate(path)
         config = parse(path)

@@ -306,3 +306,11 @@ def test_classes_and_descriptors_that_are_missing(tmp_path: Path) -> None:
     assert_passes(tmp_path, "GP039", APP, "--logger-class=mine.Log")
     expected = Found("error", "--bind fd://77: no such file descriptor is open")
     assert_finds(tmp_path, "GP039", APP, "--bind=fd://77", expected=expected)
+
+
+def test_what_a_hook_may_still_make(tmp_path: Path) -> None:
+    """GP039 warns of what is missing where code of the user's runs before Gunicorn."""
+    options = ["--preload", f"--bind=unix:{tmp_path}/no/app.sock", f"--pid={tmp_path}/no/pid"]
+    reason = f"there is no directory {tmp_path}/no"
+    expected = Found("warning", f"--pid {tmp_path}/no/pid: {reason}")
+    assert_finds(tmp_path, "GP039", APP, *options, expected=expected)

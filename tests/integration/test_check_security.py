@@ -174,6 +174,7 @@ def test_a_password_that_is_no_hash(tmp_path: Path) -> None:
         f"error: {found.detail}\nhint: {found.hint}\n"
         in run_to_end(tmp_path, "behave:app", option).stderr
     )
+    assert_passes(tmp_path, "GP010", option, "--metrics-server=none")
     assert_passes(tmp_path, "GP010", web_config(tmp_path, USERS))
 
 
