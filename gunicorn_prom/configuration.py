@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import gunicorn
+from gunicorn import systemd
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.config import Config
 from gunicorn.errors import ConfigError
@@ -29,7 +30,7 @@ __all__ = ["Configuration", "Origin", "versions"]
 # As what Gunicorn runs a configuration file.
 CONFIG = "__config__"
 
-EVERY_HOST = frozenset(("0.0.0.0", "::", ""))
+EVERY_IPV4, EVERY_HOST = "0.0.0.0", "::"
 CMD_ARGS = "GUNICORN_CMD_ARGS"
 CONFIG_FILE = "config file"
 # Each prevails over those before it. What is derived comes of another setting.
@@ -208,6 +209,8 @@ class Configuration(WSGIApplication):
         self._needs_worker = needs_worker
         self._further_options = further_options
         self._given: set[str] = set()
+        # Of the configuration before a reload.
+        self._last_addresses: list[Any] | None = None
         self.config_file: str | None = None
         self.file_variables: dict[str, Any] = {}
         self._program = f"gunicorn-prom {command}"
@@ -215,6 +218,8 @@ class Configuration(WSGIApplication):
 
     def do_load_config(self) -> None:
         """Load, without Gunicorn's own words for what is wrong."""
+        if self.cfg is not None:
+            self._last_addresses = self.cfg.address
         self.load_default_config()
         self.load_config()
         # Gunicorn 25 does not have it yet.
@@ -401,19 +406,35 @@ class Configuration(WSGIApplication):
 
     def _check_ports(self) -> None:
         metrics_host, metrics_port = parse_bind(self.cfg.metrics_bind)
-        for address in self._addresses():
+        for address in self.addresses_to_bind():
             if not isinstance(address, tuple):
                 continue
             host, port = address[:2]
             if not 0 <= port <= MAX_PORT:
                 message = f"invalid --bind: port {port} is not in 0 to {MAX_PORT}"
                 raise InvalidSettingError(message, self.cfg.hint)
-            is_same_host = host == metrics_host or not EVERY_HOST.isdisjoint((host, metrics_host))
-            if port == metrics_port != 0 and is_same_host and self.cfg.metrics_server != "none":
+            is_same_port = port == metrics_port != 0 and self.cfg.metrics_server != "none"
+            if is_same_port and _do_overlap(host or EVERY_IPV4, metrics_host):
                 raise UsageError(
                     f"--bind and --metrics-bind both ask for port {port}",
                     "choose another with --metrics-bind",
                 )
+
+    def addresses_to_bind(self) -> list[Any]:
+        """Return the addresses that Gunicorn is about to bind.
+
+        None where its sockets have been passed on to it, or where a reload leaves them alone.
+
+        Raises:
+            InvalidSettingError: an address is none, used or not.
+        """
+        addresses = self._addresses()
+        if self._last_addresses is None:
+            is_handed = "GUNICORN_PID" in os.environ or systemd.listen_fds(unset_environment=False)
+        else:
+            is_handed = addresses == self._last_addresses
+        is_inherited = is_handed or any(isinstance(address, int) for address in addresses)
+        return [] if is_inherited else addresses
 
     def _addresses(self) -> list[Any]:
         try:
@@ -425,6 +446,13 @@ class Configuration(WSGIApplication):
                 f"invalid {where}: {_sentence(error)}", self.cfg.hint
             ) from error
         return addresses
+
+
+def _do_overlap(host: str, other: str) -> bool:
+    """Tell whether two hosts cannot have the same port: [::] is every address of IPv4, too."""
+    pair = (host, other)
+    is_ipv6 = any(":" in each for each in pair)
+    return host == other or EVERY_HOST in pair or (EVERY_IPV4 in pair and not is_ipv6)
 
 
 def _sentence(error: Exception) -> str:

@@ -13,7 +13,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
@@ -30,7 +29,7 @@ from gunicorn_prom.errors import (
     users_traceback,
 )
 from gunicorn_prom.exporter.listener import HANDED_OVER, listen, trial_of, try_bind
-from gunicorn_prom.paths import obstacles
+from gunicorn_prom.paths import BEFORE_SOCKETS, obstacles, runs_users_code
 from gunicorn_prom.settings import parse_bind
 from gunicorn_prom.state import make_root
 
@@ -170,19 +169,16 @@ class Launcher(Configuration, _Serving):
         if self.cfg.metrics_server != "none" and HANDED_OVER not in os.environ:
             # What else may be wrong with it, `listen` tells.
             _await(parse_bind(self.cfg.metrics_bind), "--metrics-bind", {errno.EADDRINUSE})
-        if not self._has_inherited() and not self.cfg.reuse_port:
-            addresses: list[Any] = self.cfg.address
+        if not self.cfg.reuse_port:
+            addresses = self.addresses_to_bind()
             is_kept = len(addresses) > 1  # two of them may be in each other's way
+            # All else the user's code may still put right.
+            is_late = runs_users_code(self.cfg, BEFORE_SOCKETS)
             with ExitStack() as kept:
                 for address in addresses:
-                    _await(address, "--bind")
+                    _await(address, "--bind", {errno.EADDRINUSE} if is_late else ())
                     with suppress(OSError):  # it was taken just now, which Gunicorn tells
                         kept.enter_context(trial_of(address, is_kept=is_kept))
-
-    def _has_inherited(self) -> bool:
-        """Tell whether the sockets are there already: Gunicorn then binds no other."""
-        is_handed = "GUNICORN_PID" in os.environ or systemd.listen_fds(unset_environment=False)
-        return bool(is_handed) or any(isinstance(address, int) for address in self.cfg.address)
 
 
 def _await(address: Any, option: str, obstacles: Collection[int] = ()) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gunicorn import systemd
+
 from gunicorn_prom.errors import BindError
 from gunicorn_prom.exporter.listener import try_bind
 
@@ -89,8 +91,7 @@ def bind_error(address: Address, error: OSError, option: str = "--bind") -> Bind
 def _explain(address: Address, error: OSError, option: str) -> tuple[str, str]:
     if error.errno == errno.EADDRINUSE:
         if _is_ours(address):
-            reason = f"another {option} has it already"
-            return reason, "leave one of them out; [::] is every address of IPv4, too"
+            return _explain_ours(option)
         who = holder(address)
         reason = "address already in use" + (f" ({who})" if who else "")
         return reason, f"choose another with {option}, or stop the other process"
@@ -101,14 +102,25 @@ def _explain(address: Address, error: OSError, option: str) -> tuple[str, str]:
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return "this host does not have that address", f"choose one of its own with {option}"
-    return (error.strerror or str(error)).lower(), f"choose another with {option}"
+    reason = error.strerror or str(error)
+    return reason[:1].lower() + reason[1:], f"choose another with {option}"
+
+
+def _explain_ours(option: str) -> tuple[str, str]:
+    if option == "--bind":
+        reason = "another --bind has it already"
+        return reason, "leave one of them out; [::] is every address of IPv4, too"
+    is_passed_on = systemd.listen_fds(unset_environment=False)
+    owner = "the socket that systemd has passed on" if is_passed_on else "the application's socket"
+    return f"{owner} has it already", f"choose another with {option}"
 
 
 def wait_for(address: Address, error: OSError, option: str = "--bind") -> None:
     """Wait until an address can be had, for as long as Gunicorn would try.
 
-    Says on stderr what it waits for: whoever has the address, who may just be ending, or a
-    name or address that the host does not have yet. All else does not pass by itself.
+    Says on stderr what it waits for: whoever has the address, who may just be ending, a name
+    or address that the host does not have yet, or the directory of a unix socket. All else does
+    not pass by itself.
 
     Args:
         error: of the first attempt to bind it.
@@ -117,7 +129,7 @@ def wait_for(address: Address, error: OSError, option: str = "--bind") -> None:
         BindError: it is waited for in vain, or not at all.
     """
     failure = bind_error(address, error, option)
-    if not _may_pass(error) or _is_ours(address):
+    if not _may_pass(address, error) or _is_ours(address):
         raise failure from error
     print(f"warning: {failure}; trying for {PATIENCE_S:g} s", file=sys.stderr, flush=True)
     end = time.monotonic() + PATIENCE_S
@@ -131,12 +143,15 @@ def wait_for(address: Address, error: OSError, option: str = "--bind") -> None:
 
 
 def _is_ours(address: Address) -> bool:
-    found = _holder(address, PROC)
-    return found is not None and found.pid == os.getpid()
+    """Tell whether we have it: be it with others, for systemd keeps what it passes on."""
+    links = _links(_inodes(address, PROC))
+    return not links.isdisjoint(_descriptors(PROC / "self"))
 
 
-def _may_pass(error: OSError) -> bool:
-    passing = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+def _may_pass(address: Address, error: OSError) -> bool:
+    passing = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
+    if isinstance(address, str):
+        passing |= {errno.ENOENT, errno.EACCES}
     return error.errno in passing or isinstance(error, socket.gaierror)
 
 
@@ -157,9 +172,18 @@ def shown(address: Address) -> str:
 
 def _holder(address: Address, proc: Path) -> _Process | None:
     """Return the eldest of the processes that have the address, for workers inherit it."""
-    inodes = _unix_inodes(address, proc) if isinstance(address, str) else _tcp_inodes(address, proc)
+    inodes = _inodes(address, proc)
     pids = sorted(_pids_with(inodes, proc)) if inodes else []
     return _Process(pids[0], _name(pids[0], proc)) if pids else None
+
+
+def _inodes(address: Address, proc: Path) -> set[str]:
+    return _unix_inodes(address, proc) if isinstance(address, str) else _tcp_inodes(address, proc)
+
+
+def _links(inodes: set[str]) -> set[str]:
+    """Return what descriptors of these sockets refer to."""
+    return {f"socket:[{inode}]" for inode in inodes}
 
 
 def _tcp_inodes(address: tuple[str, int], proc: Path) -> set[str]:
@@ -224,7 +248,7 @@ def _rows(table: Path) -> Iterator[list[str]]:
 
 
 def _pids_with(inodes: set[str], proc: Path) -> Iterator[int]:
-    links = {f"socket:[{inode}]" for inode in inodes}
+    links = _links(inodes)
     for process in proc.glob("[0-9]*"):
         if not links.isdisjoint(_descriptors(process)):
             yield int(process.name)

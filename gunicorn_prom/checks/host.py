@@ -1,5 +1,6 @@
 """Checks of the machine and the container."""
 
+import errno
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from gunicorn_prom.checks.declare import Problem, Skip, check
 from gunicorn_prom.checks.setup import Setup
 from gunicorn_prom.errors import StateError
 from gunicorn_prom.exporter.listener import trial_of
+from gunicorn_prom.paths import BEFORE_SOCKETS, runs_users_code
 from gunicorn_prom.state import default_root
 
 __all__ = [
@@ -100,7 +102,8 @@ def app_address(setup: Setup) -> Iterator[Problem]:
     """Find an address of the application that another process has or that cannot be bound.
 
     Gunicorn tries for five seconds and ends with exit code 1. The path of a unix socket it takes
-    away from the server that has it, which then runs on unreachable.
+    away from the server that has it, which then runs on unreachable. What a hook or an application
+    that is preloaded may still put right, as the directory of a unix socket, is only a warning.
 
     Stop the process that is named, or choose another address with `--bind`. A port below 1024
     needs root or `CAP_NET_BIND_SERVICE`.
@@ -111,6 +114,7 @@ def app_address(setup: Setup) -> Iterator[Problem]:
         raise Skip("with --reuse-port several servers may have it")
     if systemd.listen_fds(unset_environment=False):
         raise Skip("the socket is inherited")
+    is_late = runs_users_code(setup.cfg, BEFORE_SOCKETS)
     with ExitStack() as bound:
         # Held until all are tried: two of them may be in each other's way.
         for address in setup.cfg.address:
@@ -120,7 +124,8 @@ def app_address(setup: Setup) -> Iterator[Problem]:
                 bound.enter_context(trial_of(address, is_kept=len(setup.cfg.address) > 1))
             except OSError as error:
                 said = ports.bind_error(address, error)
-                yield Problem(str(said), said.hint)
+                is_certain = error.errno == errno.EADDRINUSE or not is_late
+                yield Problem(str(said), said.hint, is_certain=is_certain)
             else:
                 if isinstance(address, str) and ports.is_occupied(address):
                     yield Problem(f"a server listens on {ports.shown(address)}{_by(address)}")

@@ -6,9 +6,10 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 from gunicorn_prom.errors import BindError
+from gunicorn_prom.paths import is_allowed
 from gunicorn_prom.settings import parse_bind
 
 __all__ = ["HANDED_OVER", "drop_inherited", "listen", "trial_of", "try_bind", "url_of"]
@@ -114,12 +115,11 @@ def trial_of(address: tuple[str, int] | str, *, is_kept: bool = False) -> Iterat
     Raises:
         OSError: Gunicorn could not bind it.
     """
-    if isinstance(address, str):
+    if _is_path(address):
         _check_place(address)
         yield
         return
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
+    with socket.socket(_family(address), socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         trial.bind(address)
         if is_kept:
@@ -127,18 +127,27 @@ def trial_of(address: tuple[str, int] | str, *, is_kept: bool = False) -> Iterat
         yield
 
 
+def _is_path(address: tuple[str, int] | str) -> TypeGuard[str]:
+    """Tell whether an address has a file: an abstract unix socket has none."""
+    return isinstance(address, str) and not address.startswith("\0")
+
+
+def _family(address: tuple[str, int] | str) -> socket.AddressFamily:
+    if isinstance(address, str):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+
 def _check_place(path: str) -> None:
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise OSError(errno.ENAMETOOLONG, f"the path is longer than {MAX_PATH_BYTES} bytes")
-    if path.startswith("\0"):  # an abstract socket has no file
-        return
+    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise OSError(errno.ENOTSOCK, "there is a file that is no socket")
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):
         raise OSError(errno.ENOENT, f"there is no directory {directory}")
-    if not os.access(directory, os.W_OK | os.X_OK):
+    if not is_allowed(directory, os.W_OK | os.X_OK):
         raise OSError(errno.EACCES, f"the directory {directory} is not writable")
-    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
-        raise OSError(errno.ENOTSOCK, "there is a file that is no socket")
 
 
 def url_of(listener: socket.socket, path: str, scheme: str = "http") -> str:

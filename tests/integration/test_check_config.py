@@ -309,8 +309,10 @@ def test_classes_and_descriptors_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_what_a_hook_may_still_make(tmp_path: Path) -> None:
-    """GP039 warns of what is missing where code of the user's runs before Gunicorn."""
+    """GP006 and GP039 warn of what is missing where code of the user's runs before Gunicorn."""
     options = ["--preload", f"--bind=unix:{tmp_path}/no/app.sock", f"--pid={tmp_path}/no/pid"]
     reason = f"there is no directory {tmp_path}/no"
     expected = Found("warning", f"--pid {tmp_path}/no/pid: {reason}")
     assert_finds(tmp_path, "GP039", APP, *options, expected=expected)
+    expected = Found("warning", f"cannot bind unix:{tmp_path}/no/app.sock: {reason}")
+    assert_finds(tmp_path, "GP006", APP, *options, expected=expected)

@@ -141,6 +141,18 @@ def test_a_taken_address_changes_nothing(tmp_path: Path, host: str) -> None:
         server.serves_at(new)
 
 
+def test_the_applications_own_address_changes_nothing(tmp_path: Path) -> None:
+    """Asked for by a reload it is logged and counted, and the server serves on."""
+    with configured(tmp_path, APP) as server:
+        server.reload(metrics_bind=f"127.0.0.1:{server.port}")
+        server.wait_for_metrics(
+            lambda m: m.one("gunicorn_prom_errors_total", where="server") == 1, "the error"
+        )
+        failure = f"cannot bind 127.0.0.1:{server.port}: the application's socket has it already"
+        assert failure in server.log
+        assert server.get("/").status == 200
+
+
 @hosts
 def test_the_path_changes(tmp_path: Path, host: str) -> None:
     """The new path is served on the very same socket, and the old one is not known any more."""

@@ -68,25 +68,28 @@ def test_addresses_in_each_others_way_are_told_at_once(tmp_path: Path, other: st
     assert error in checked.stdout
 
 
-@pytest.mark.parametrize(
-    ("place", "reason"),
-    [
-        ("no/app.sock", "there is no directory {directory}/no"),
-        ("file", "there is a file that is no socket"),
-    ],
-)
-def test_a_unix_socket_without_a_place_is_told_at_once(
-    tmp_path: Path, place: str, reason: str
-) -> None:
-    """It is one sentence rather than a traceback or five tries, and the file stays."""
+def test_a_unix_socket_at_the_place_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    """It is one sentence rather than a traceback, and the file stays."""
     (tmp_path / "file").write_text("kept")
     began = time.monotonic()
-    ended = run_to_end(tmp_path, APP, "-b", f"unix:{tmp_path}/{place}", command=COMMAND)
+    ended = run_to_end(tmp_path, APP, "-b", f"unix:{tmp_path}/file", command=COMMAND)
     assert time.monotonic() - began < AT_ONCE_S
-    error = f"error: cannot bind unix:{tmp_path}/{place}: {reason.format(directory=tmp_path)}"
+    error = f"error: cannot bind unix:{tmp_path}/file: there is a file that is no socket"
     assert ended.stderr.splitlines() == [error, "hint: choose another with --bind"]
     assert (ended.returncode, ended.stdout) == (1, "")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_directory_of_a_unix_socket_is_waited_for(tmp_path: Path) -> None:
+    """As Gunicorn does with its five tries: whoever makes it may have begun at the same time."""
+    path = tmp_path / "Late" / "app.sock"
+    with gunicorn_prom(tmp_path, APP, "-b", f"unix:{path}", start=False) as server:
+        server.launch()
+        reason = f"cannot bind unix:{path}: there is no directory {path.parent}"
+        wait_for(lambda: f"warning: {reason}; trying for 5 s" in server.log, "the warning")
+        path.parent.mkdir()
+        wait_for(server.is_ready, "the server")
+        assert path.is_socket()
 
 
 def test_a_unix_socket_is_taken_over_as_gunicorn_does(tmp_path: Path) -> None:
@@ -186,11 +189,42 @@ os.execv(sys.executable, [sys.executable, "-m", "gunicorn_prom", "run", *sys.arg
 
 @pytest.mark.parametrize("passed_on", [["--bind", "fd://3"], []], ids=["fd", "systemd"])
 def test_an_inherited_socket_is_no_obstacle(tmp_path: Path, passed_on: list[str]) -> None:
-    """A socket that is passed on, by `fd://` or by systemd, is served whatever else is bound."""
-    command = [sys.executable, "-c", INHERITING, "{server.port}", *passed_on, *OWN_OPTIONS, APP]
+    """A socket that is passed on, by `fd://` or by systemd, is served whatever else is bound.
+
+    No other address is used then, also over HUP: it may be that of the metrics, or none.
+    """
+    unused = ["--bind=127.0.0.1:{server.metrics_port}", "--bind=127.0.0.1:99999"]
+    options = [*passed_on, *OWN_OPTIONS, *unused, APP]
+    command = [sys.executable, "-c", INHERITING, "{server.port}", *options]
     with running(Server(tmp_path, command, {}), start=True) as server:
         assert server.get("/").status == 200
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_metrics(lambda m: m.one("gunicorn_reloads_total") == 1, "the reload")
+        assert server.get("/").status == 200
         assert "cannot bind" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("passed_on", "owner"),
+    [
+        (["--bind", "fd://3"], "the application's socket"),
+        ([], "the socket that systemd has passed on"),
+    ],
+    ids=["fd", "systemd"],
+)
+def test_metrics_at_an_inherited_socket_are_told_at_once(
+    tmp_path: Path, passed_on: list[str], owner: str
+) -> None:
+    """Whose it is is said, and it is not waited for."""
+    address = f"127.0.0.1:{free_port()}"
+    options = [*passed_on, f"--metrics-bind={address}", OWN_OPTIONS[-1], APP]
+    command = [sys.executable, "-c", INHERITING, address.partition(":")[2], *options]
+    ended = Server(tmp_path, command, {}).run_to_end()
+    assert ended.stderr.splitlines() == [
+        f"error: cannot bind {address}: {owner} has it already",
+        "hint: choose another with --metrics-bind",
+    ]
+    assert ended.returncode == 1
 
 
 def test_the_master_holds_nothing_of_it(tmp_path: Path) -> None:

@@ -124,10 +124,11 @@ errorlog = "sealed/link"
 accesslog = "/dev/stdout"
 pidfile = "dangling.pid"
 worker_tmp_dir = "made"
+bind = "unix:made/app.sock"
 def on_starting(server):
     os.mkdir("made")
 """,
-        PLAIN,
+        Answer("made/app.sock"),
     ),
     # What the hook does not read need only be there; another makes a directory in time.
     "hooks": (
