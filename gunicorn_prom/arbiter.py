@@ -33,10 +33,17 @@ from gunicorn_prom.own_settings import read_own_settings
 from gunicorn_prom.processes import brief_facts, pid_namespace
 from gunicorn_prom.roster import Roster
 from gunicorn_prom.scoreboard import SIGNALS, Board, Gauge, Master, Vital
+from gunicorn_prom.scoreboard import State as WorkerState
 from gunicorn_prom.settings import add_own_settings
 from gunicorn_prom.signals import SignalQueue, is_unfit
 from gunicorn_prom.state import State, unusable
-from gunicorn_prom.workers import instrument, seam_of, uses_greenlets
+from gunicorn_prom.workers import (
+    Factory,
+    instrument,
+    is_instrumented,
+    seam_of,
+    uses_greenlets,
+)
 
 __all__ = ["PrometheusArbiter", "adopt"]
 
@@ -144,12 +151,7 @@ class PrometheusArbiter(Arbiter):
     def apply_settings(self) -> None:
         """Put ourselves beside what the configuration has just said."""
         add_own_settings(self.cfg)
-        self.worker_class = instrument(self.worker_class)
-        if not seam_of(self.worker_class):
-            self.log.warning(
-                "gunicorn-prom: requests of %s workers are not counted, only their processes are",
-                self.cfg.worker_class_str,
-            )
+        self._instrument_worker_class()
         users_pre_fork, users_pre_exec = self.cfg.pre_fork, self.cfg.pre_exec
 
         def pre_fork(server: Any, worker: Any) -> None:
@@ -162,6 +164,26 @@ class PrometheusArbiter(Arbiter):
 
         self.cfg.set("pre_fork", pre_fork)
         self.cfg.set("pre_exec", pre_exec)
+
+    def _instrument_worker_class(self) -> None:
+        """Have the workers count, if their class can be derived from."""
+        worker_class: Any = self.worker_class
+        if not isinstance(worker_class, type):
+            self.worker_class = cast("Any", Factory(worker_class, self._note_uncounted))
+            return
+        try:
+            self.worker_class = instrument(worker_class)
+        except Exception as failure:
+            self._note_uncounted(failure)
+        if not seam_of(worker_class):
+            self.log.warning(
+                "gunicorn-prom: requests of %s workers are not counted, only their processes are",
+                self.cfg.worker_class_str,
+            )
+
+    def _note_uncounted(self, failure: Exception) -> None:
+        with self._tolerated("request"):
+            raise failure
 
     def _make_state(self, cfg: Any) -> None:
         add_own_settings(cfg)
@@ -483,7 +505,8 @@ class PrometheusArbiter(Arbiter):
         is_coming = hasattr(Arbiter, "_start_control_server") and (
             not self.cfg.control_socket_disable
         )
-        if is_coming and not uses_greenlets(self.worker_class):
+        is_known = isinstance(self.worker_class, type)
+        if is_coming and is_known and not uses_greenlets(self.worker_class):
             import_module("gunicorn.ctl.server")
 
     def _close(self) -> None:
@@ -620,6 +643,8 @@ class PrometheusArbiter(Arbiter):
             # wall clock.
             if last_update <= now:
                 board.set_vital(slot, Vital.HEARTBEAT, last_update)
+                if not is_instrumented(worker):
+                    _speak_for(worker, board, slot)
             for vital, value in zip(
                 (Vital.CPU_SECONDS, Vital.RSS_BYTES, Vital.THREADS), facts, strict=False
             ):
@@ -681,6 +706,15 @@ def adopt(server: Arbiter) -> None:
     arbiter._is_adopted = True
     arbiter.open()
     arbiter.apply_settings()
+
+
+def _speak_for(worker: Any, board: Board, slot: int) -> None:
+    """Say of a worker that beats what it cannot say: who asks for readiness counts on it."""
+    if not board.gauges(slot)[Gauge.BOOTED_TIME]:
+        board.set_gauge(slot, Gauge.START_TIME, assignment_of(worker).start_time)
+        board.set_gauge(slot, Gauge.PID, worker.pid)
+        board.set_gauge(slot, Gauge.STATE, WorkerState.RUNNING)
+        board.set_gauge(slot, Gauge.BOOTED_TIME, time.time())
 
 
 def _latest_end(seconds: float) -> float:

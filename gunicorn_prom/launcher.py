@@ -93,7 +93,7 @@ class _Serving(BaseApplication):
     def _load_worker_class(self) -> None:
         try:
             worker_class: Any = self.cfg.worker_class
-            reason = "" if isinstance(worker_class, type) else "it is no class"
+            reason = "" if callable(worker_class) else "it is no class"
         except RuntimeError as error:
             # Its last line, before a bracket, is that of a traceback.
             reason = str(error).strip().removesuffix("]").strip().splitlines()[-1]

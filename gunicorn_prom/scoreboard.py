@@ -496,6 +496,10 @@ class Board:
         """Write a cell of `Master`, in the master."""
         self.cells[self.layout.master + cell] = value
 
+    def set_gauge(self, slot: int, gauge: int, value: float) -> None:
+        """Write a cell of `Gauge` of `slot`, in its worker or for one that cannot."""
+        self.cells[self.layout.slot_at(slot) + gauge] = value
+
     def set_vital(self, slot: int, vital: int, value: float) -> None:
         """Write a cell of `Vital` of the worker in `slot`, in the master."""
         self.cells[self.layout.vitals + slot * Vital.CELLS + vital] = value

@@ -219,7 +219,9 @@ class _Trial:
             self._found["worker_error"] = reason.strip()
             return None
         if not isinstance(worker_class, type):
-            self._found["worker_error"] = f"{cfg.worker_class_str} is no class"
+            # What makes workers may make any.
+            if not callable(worker_class):
+                self._found["worker_error"] = f"{cfg.worker_class_str} is no class"
             return None
         self._found["protocol"] = _protocol_of(worker_class)
         return worker_class

@@ -4,7 +4,8 @@ Nothing here imports a worker before it is asked for: importing Gunicorn's
 eventlet worker patches the process.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import gunicorn
 from gunicorn.workers import SUPPORTED_WORKERS
@@ -15,9 +16,11 @@ from gunicorn_prom.paths import is_importable
 __all__ = [
     "REGISTRY",
     "WORKER_TYPES",
+    "Factory",
     "Seam",
     "WorkerType",
     "instrument",
+    "is_instrumented",
     "seam_of",
     "type_of",
     "unavailable",
@@ -177,6 +180,9 @@ def instrument(worker_class: type) -> type:
     """Return `worker_class` with the metrics in it, itself where it has them.
 
     The name stays, for Gunicorn shows it in its log.
+
+    Raises:
+        TypeError: no class can be derived from it. Its own `__init_subclass__` may raise others.
     """
     from gunicorn_prom.plugin import PrometheusMixin
 
@@ -184,3 +190,35 @@ def instrument(worker_class: type) -> type:
         return worker_class
     names = {"__module__": worker_class.__module__, "__qualname__": worker_class.__qualname__}
     return type(worker_class.__name__, (PrometheusMixin, worker_class), names)
+
+
+def is_instrumented(worker: object) -> bool:
+    """Tell whether a worker has the metrics in it."""
+    from gunicorn_prom.plugin import PrometheusMixin
+
+    return isinstance(worker, PrometheusMixin)
+
+
+class Factory:
+    """Make workers as a function of the user's does that stands for a class, with metrics in them.
+
+    Args:
+        make: the function, or any object that can be called.
+        report: is told why a worker has none.
+    """
+
+    def __init__(self, make: Any, report: Callable[[Exception], None]) -> None:
+        self._make = make
+        self._report = report
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a worker, in the master."""
+        worker = self._make(*args, **kwargs)
+        try:
+            worker.__class__ = instrument(type(worker))
+        except Exception as failure:
+            self._report(failure)
+        return worker

@@ -105,7 +105,7 @@ class Instruments:
         slot.set_gauge(Gauge.CAPACITY, self._capacity() or 0)
         slot.set_gauge(Gauge.CONNECTIONS, UNKNOWN)
         slot.set_gauge(Gauge.WAITING, UNKNOWN)
-        slot.set_gauge(Gauge.PID, os.getpid())  # last: from here on it is shown
+        board.set_gauge(self._assignment.slot, Gauge.PID, os.getpid())  # last: now it is shown
         self._slot = slot
         self._recorder = Recorder(slot, shows_targets=worker.cfg.timeout_autopsy)
         if workers.seam_of(type(worker)) == "hooks":
@@ -272,12 +272,16 @@ class Instruments:
 
     @tolerant("slots")
     def _note_booted(self) -> None:
+        board, number = self._assignment.board, self._assignment.slot
+        if board is not None:
+            # Also of one that cannot count: who asks whether the server is ready counts on it.
+            board.set_gauge(number, Gauge.PID, os.getpid())
+            board.set_gauge(number, Gauge.BOOTED_TIME, time.time())
+        self.note_state(State.RUNNING)
         if self._slot is not None:
-            self._slot.set_gauge(Gauge.BOOTED_TIME, time.time())
             self._slot.observe_boot(time.monotonic() - self._assignment.made)
             if self._insides.connections is not None:
                 vars(self._worker)["notify"] = self._make_notify(self._worker.notify)
-        self.note_state(State.RUNNING)
 
     def _make_notify(self, notify: Callable[[], None]) -> Callable[[], None]:
         show, monotonic = self.show_connections, time.monotonic
@@ -309,8 +313,8 @@ class Instruments:
     @tolerant("slots")
     def note_state(self, state: int) -> None:
         """Write down the state of the worker, one of `State`."""
-        if self._slot is not None:
-            self._slot.set_gauge(Gauge.STATE, state)
+        if self._assignment.board is not None:
+            self._assignment.board.set_gauge(self._assignment.slot, Gauge.STATE, state)
 
     @tolerant("slots")
     def note_departure(self, reason: str) -> None:
