@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.contenders import CONTENDERS, WORKER_TYPES, Contender
+from bench.contenders import CONTENDERS, WORKER_TYPES, Contender, two_builds
 from bench.counters import COUNTERS, pick_counter
 from bench.errors import BenchError
 from bench.measure import Effort, Session
@@ -74,6 +74,15 @@ def _make_parser() -> argparse.ArgumentParser:
         help="only this one, beside its bare Gunicorn; may be repeated",
     )
     parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="CHECKOUT",
+        help="compare the project with itself as it is in another checkout, not with others",
+    )
+    parser.add_argument(
+        "--instructions-only", action="store_true", help="count instructions, measure nothing else"
+    )
+    parser.add_argument(
         "--counter",
         default="auto",
         choices=["auto", *COUNTERS, "none"],
@@ -86,7 +95,9 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _compare(options: argparse.Namespace) -> str:
-    contenders = _select_contenders(options.contender)
+    contenders = (
+        two_builds(options.beside) if options.beside else _select_contenders(options.contender)
+    )
     counter = pick_counter(options.counter)
     versions = _prepare_environments(contenders, fresh=options.fresh)
     session = Session(
@@ -95,6 +106,7 @@ def _compare(options: argparse.Namespace) -> str:
         effort=_QUICK if options.quick else _FULL,
         counter=counter,
         say=_say,
+        counts_only=options.instructions_only,
     )
     session.measure_all()
     return format_report(session, versions)

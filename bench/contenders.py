@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.environments import GUNICORN_23, NEWEST, Environment
 
-__all__ = ["CONTENDERS", "GTHREAD_THREADS", "WORKER_TYPES", "Contender", "Launch"]
+__all__ = [
+    "CONTENDERS",
+    "GTHREAD_THREADS",
+    "WORKER_TYPES",
+    "Contender",
+    "Launch",
+    "two_builds",
+]
 
 _WSGI = ("sync", "gthread", "gevent")
 _ASGI = ("asgi", "uvicorn")
@@ -238,3 +245,14 @@ CONTENDERS = (
         variables=_exporter_variables,
     ),
 )
+
+
+def two_builds(checkout: Path) -> list[Contender]:
+    """Return the project as it is now, each variant held against that of another checkout."""
+    variables = {"PYTHONPATH": str(checkout.resolve())}
+    found = []
+    for now in (contender for contender in CONTENDERS if contender.is_project):
+        before = f"{now.name}, the other build"
+        found.append(replace(now, name=before, base=before, variables=lambda launch: variables))
+        found.append(replace(now, base=before))
+    return found

@@ -101,6 +101,7 @@ class Session:
     Attributes:
         counter: What counts instructions; None where nothing does.
         say: Told what is under way.
+        counts_only: Whether nothing but instructions is measured.
     """
 
     contenders: Sequence[Contender]
@@ -108,6 +109,7 @@ class Session:
     effort: Effort
     counter: Counter | None
     say: Callable[[str], None]
+    counts_only: bool = False
     measurements: Measurements = field(default_factory=Measurements)
 
     def measure_all(self) -> Measurements:
@@ -117,11 +119,14 @@ class Session:
                 if self.counter is not None:
                     self.say(f"{worker_type}: instructions")
                     self._count_instructions(worker_type, self.counter, client)
+                if self.counts_only:
+                    continue
                 self.say(f"{worker_type}: CPU time and requests/s")
                 with _off_the_processor_of_the_client():
                     self._measure_traffic(worker_type, client)
-            self.say("sync, 4 workers: memory, start, scrapes")
-            self._measure_footprint(client)
+            if not self.counts_only:
+                self.say("sync, 4 workers: memory, start, scrapes")
+                self._measure_footprint(client)
         return self.measurements
 
     def _take_turns(self, worker_type: str, rounds: int) -> Iterator[tuple[int, Contender]]:
