@@ -15,11 +15,13 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gunicorn_prom.app_metrics import VARIABLE
+from gunicorn_prom.client_files import CLIENT, claim, count_in_memory, tolerate
 from gunicorn_prom.settings import is_switched_off
 
 __all__ = ["AppDirectory", "announce", "make_temporary", "remove_announced", "withdraw"]
@@ -51,6 +53,7 @@ def announce() -> None:
     with suppress(OSError):
         _announced = Path(handed_over or make_temporary())
         os.environ[VARIABLE] = str(_announced)
+        tolerate(str(_announced))
         if not handed_over:
             _announcer = os.getpid()
             atexit.register(_clean_up)
@@ -102,8 +105,7 @@ class AppDirectory:
         self.is_ours = is_ours
         self.is_served = is_served
         self._owner: tuple[int, int] | None = None
-        self._has_room = True
-        self._elsewhere: Path | None = None
+        self._is_usable = True
 
     @classmethod
     def announced(cls, cfg: Any) -> "AppDirectory":
@@ -140,6 +142,7 @@ class AppDirectory:
                 self.path.rmdir()
                 self.path = better
                 os.environ[VARIABLE] = str(better)
+                tolerate(str(better))
         if self.is_ours:
             self._make()
         if self.path != better:
@@ -161,43 +164,53 @@ class AppDirectory:
             self.path, self.is_ours = Path(found), False
             (server / APP).symlink_to(self.path.absolute())
 
-    def restore(self) -> None:
-        """Make the directory if it is missing, and keep new workers from a full one.
+    def restore(self, *, is_fork_next: bool = False) -> None:
+        """Make the directory if it is missing; have new workers do without one of no use.
 
-        Without it no worker could boot. And in one without room prometheus_client dies
-        of SIGBUS, which no server would survive for the sake of its metrics.
+        Args:
+            is_fork_next: a worker is about to be forked, for which the directory is tried.
 
         Raises:
-            OSError: it cannot be made, was removed, or has just become full.
+            OSError: it was removed, or has just become of no use.
         """
         if self.path is None or not self.is_ours:
             return
-        if not self.path.is_dir():
-            self._make()
+        try:
+            is_missing = not self.path.is_dir()
+            if is_missing:
+                self._make()
+            if is_fork_next:
+                _try(self.path)
+        except OSError as error:
+            self._leave(error)
+            return
+        if is_fork_next:
+            self._come_back()
+        if is_missing:
             reason = "the directory of the application's metrics was removed, they begin anew"
             raise OSError(errno.ENOENT, reason, str(self.path))
-        had_room, self._has_room = self._has_room, _has_room(self.path)
-        if self._has_room and not had_room:
-            os.environ[VARIABLE] = str(self.path)
-        elif had_room and not self._has_room:
-            self._leave()
-            reason = "too little room for the application's metrics of new workers"
-            raise OSError(errno.ENOSPC, reason, str(self.path))
 
-    def _leave(self) -> None:
-        """Have new workers do without the directory, or, if they cannot, with another one."""
-        del os.environ[VARIABLE]
-        if "prometheus_client" in sys.modules:
-            elsewhere = self._elsewhere or Path(tempfile.mkdtemp(prefix=_PREFIX))
-            self._elsewhere = elsewhere
-            if self._owner is not None:
-                os.chown(elsewhere, *self._owner)
-            os.environ[VARIABLE] = str(elsewhere)
+    def _leave(self, error: OSError) -> None:
+        """Have new workers do without the directory.
 
-    def close(self) -> None:
-        """Remove what new workers had to do with meanwhile."""
-        if self._elsewhere is not None:
-            shutil.rmtree(self._elsewhere, ignore_errors=True)
+        A client that is imported needs the variable, and counts in memory.
+
+        Raises:
+            OSError: it was of use until now.
+        """
+        was_usable, self._is_usable = self._is_usable, False
+        count_in_memory(is_wanted=True)
+        if CLIENT not in sys.modules and os.environ.get(VARIABLE) == str(self.path):
+            del os.environ[VARIABLE]
+        if was_usable:
+            reason = f"new workers do without the application's metrics: {error.strerror}"
+            raise OSError(error.errno, reason, str(self.path)) from error
+
+    def _come_back(self) -> None:
+        if not self._is_usable:
+            self._is_usable = True
+            count_in_memory(is_wanted=False)
+            os.environ.setdefault(VARIABLE, str(self.path))
 
     def _make(self) -> None:
         assert self.path is not None  # asked for by who has one
@@ -217,6 +230,16 @@ class AppDirectory:
             environ[HANDED_OVER] = str(self.path)
 
 
-def _has_room(directory: Path) -> bool:
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize >= MIN_ROOM_BYTES
+def _try(directory: Path) -> None:
+    """Find out whether a worker could begin its files in a directory, by beginning one.
+
+    Raises:
+        OSError: it could not.
+    """
+    path = directory / f"trial.{os.getpid()}.{time.time_ns()}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        path.unlink()
+        claim(descriptor, 0, MIN_ROOM_BYTES)
+    finally:
+        os.close(descriptor)

@@ -51,6 +51,7 @@ __all__ = [
     "Folder",
     "Key",
     "KeyCache",
+    "entry_size",
     "exact_sum",
     "is_format_unknown",
     "list_files",
@@ -233,6 +234,11 @@ def _parse(data: bytes, used: int, keys: KeyCache) -> tuple[list[Entry], int]:
     return entries, position
 
 
+def entry_size(raw: bytes) -> int:
+    """Return the bytes that a key and what it counts take in a file."""
+    return INTEGER.size + _padded(len(raw)) + VALUE_AND_TIMESTAMP.size
+
+
 def _padded(length: int) -> int:
     # The client always pads, by a whole 8 bytes where none would be needed.
     return length + ALIGNMENT - (length + INTEGER.size) % ALIGNMENT
@@ -334,6 +340,7 @@ class Folder:
         self._warn = warn
         self._dead: set[int] = set()
         self._is_folding = False
+        self._told_errno: int | None = None
         self._is_first = True
         self._is_format_known = False
 
@@ -349,14 +356,19 @@ class Folder:
 
         Raises:
             OSError: the directory cannot be read or written (the disk is full).
-                Nothing is lost; the next call tries again.
+                Nothing is lost; the next call tries again, and does not tell the same again.
         """
         self._dead.update(dead)
         if self._is_folding:
             return
         self._is_folding = True
+        told, self._told_errno = self._told_errno, None
         try:
             self._fold()
+        except OSError as error:
+            self._told_errno = error.errno
+            if told is None or error.errno != told:
+                raise
         finally:
             self._is_folding = False
 

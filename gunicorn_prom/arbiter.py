@@ -24,6 +24,7 @@ from gunicorn_prom.app_directory import AppDirectory
 from gunicorn_prom.app_metrics import Folder
 from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.autopsy import Autopsies
+from gunicorn_prom.client_files import report_to
 from gunicorn_prom.errors import GunicornPromError, UsageError
 from gunicorn_prom.exporter.host import ExporterHost, is_patched
 from gunicorn_prom.keys import WORKER_CLASSES
@@ -222,6 +223,7 @@ class PrometheusArbiter(Arbiter):
 
     def _begin_folding(self) -> None:
         assert self._state is not None
+        report_to(self._note_client_failure)
         with self._tolerated("app_metrics"):
             self._app_directory.look_again(self._state.path)
             path, is_ours = self._app_directory.path, self._app_directory.is_ours
@@ -514,7 +516,6 @@ class PrometheusArbiter(Arbiter):
             self._exporter.stop()
         if self._state is not None:
             self._state.close()
-            self._app_directory.close()
 
     def _pass_on(self, environ: dict[str, str]) -> None:
         """Leave word for the next generation, in the child that is about to execute it."""
@@ -527,7 +528,7 @@ class PrometheusArbiter(Arbiter):
     def _prepare_worker(self, worker: Any) -> None:
         self._last_worker = worker
         with self._tolerated("app_metrics"):
-            self._app_directory.restore()
+            self._app_directory.restore(is_fork_next=True)
         with self._tolerated("slots"):
             if self._roster is not None:
                 self._roster.assign(worker)
@@ -562,6 +563,10 @@ class PrometheusArbiter(Arbiter):
 
     def _warn(self, message: str) -> None:
         self.log.warning("gunicorn-prom: %s", message)
+
+    def _note_client_failure(self, error: BaseException) -> None:
+        with self._tolerated("app_metrics"):
+            raise error
 
     def _note_exit(self, pid: int, status: int) -> None:
         worker = self.WORKERS.get(pid)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn_prom import workers
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.assignment import assignment_of
+from gunicorn_prom.client_files import report_to
 from gunicorn_prom.instrument.config import keep_settings_at_hand
 from gunicorn_prom.instrument.insides import Insides, end, look_inside
 from gunicorn_prom.instrument.memory import MemoryWatch
@@ -107,6 +108,7 @@ class Instruments:
         slot.set_gauge(Gauge.WAITING, UNKNOWN)
         board.set_gauge(self._assignment.slot, Gauge.PID, os.getpid())  # last: now it is shown
         self._slot = slot
+        report_to(partial(self.report, "app_metrics"))
         self._recorder = Recorder(slot, shows_targets=worker.cfg.timeout_autopsy)
         if workers.seam_of(type(worker)) == "hooks":
             self.seam = WSGISeam(slot, self._recorder)

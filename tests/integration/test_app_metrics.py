@@ -539,6 +539,26 @@ def test_workers_of_another_user(public: Path, file: str) -> None:
         assert files_in(temporary) == []
 
 
+def test_workers_that_may_not_write_where_the_master_may(public: Path) -> None:
+    """What root does not notice keeps no worker of another user from its work."""
+    if os.geteuid() != 0:
+        unavailable("needs root, which workers can drop")
+    arguments = (APP, "--preload", "--user=nobody", "--group=nogroup")
+    with gunicorn_prom(public, *arguments) as server:
+        (first,) = server.wait_for_workers(1)
+        (directory,) = server.state_directory.glob("gunicorn-prom.*/app")
+        os.chown(directory, 0, 0)
+        assert server.get("/do/mail/1").status == 200
+        os.kill(first, signal.SIGKILL)
+        server.wait_for_metrics(lambda m: m.total("gunicorn_worker_exits_total") == 1, "the exit")
+        assert server.get("/do/mail/1").status == 200
+        metrics = server.wait_for_requests(2)
+        # One for each kind of metric and worker, and one line for each worker.
+        assert 0 < metrics.one("gunicorn_prom_errors_total", where="app_metrics") <= 26
+        assert server.log.count("metrics of app_metrics failed: PermissionError") == 2
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("option", ["--check-config", "--print-config"])
 def test_what_only_looks_leaves_nothing(tmp_path: Path, temporary: Path, option: str) -> None:
     """A check of the configuration loads the application, metrics and all, and cleans up."""
