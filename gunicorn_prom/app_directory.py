@@ -6,11 +6,19 @@ each process. So the variable is set before anything of the user's runs, the
 configuration file included, while the directory it should name is known only
 afterwards: the value is looked at anew for each metric that is made. The directory
 that was announced stays in use if something has been made in it meanwhile.
+
+A process that is killed while it reads the configuration leaves what it has announced,
+and no server that would tell of it. So that directory has the pid of its maker in its name,
+and is locked (flock, shared) by all generations of the server and whoever inherits the
+descriptor. The next start removes what nobody holds and whose maker has gone. The lock
+alone would not do: an application may close all descriptors.
 """
 
 import atexit
 import errno
+import fcntl
 import os
+import re
 import shutil
 import stat
 import sys
@@ -22,6 +30,7 @@ from typing import Any
 
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.client_files import CLIENT, claim, count_in_memory, tolerate
+from gunicorn_prom.processes import has_ended
 from gunicorn_prom.settings import is_switched_off
 
 __all__ = ["AppDirectory", "announce", "make_temporary", "remove_announced", "withdraw"]
@@ -38,15 +47,23 @@ ANNOUNCED = "announced"
 MIN_ROOM_BYTES = 1 << 20
 
 _PREFIX = "gunicorn-prom-app-"
+# Without a pid it is of an early version, which held none: nobody can tell whether it is in use.
+_NAME = re.compile(rf"{_PREFIX}([1-9][0-9]{{0,8}})-.+")
+
 _announced: Path | None = None
 # The process that has announced, until it has become a server.
 _announcer = 0
+# The descriptors that hold directories which this process has made or was handed.
+_held: dict[str, tuple[int, tuple[int, int]]] = {}
 
 
 def announce() -> None:
     """Set the variable, unless the user has; call it before the configuration is read."""
     global _announced, _announcer  # noqa: PLW0603  # the environment is global as well
     handed_over = os.environ.pop(HANDED_OVER, None)
+    if not handed_over:
+        with suppress(OSError):
+            _sweep(_parent())
     if VARIABLE in os.environ or is_switched_off("app_metrics"):
         return
     # Where there is no room, the application's metrics stay what they would be without us.
@@ -54,15 +71,89 @@ def announce() -> None:
         _announced = Path(handed_over or make_temporary())
         os.environ[VARIABLE] = str(_announced)
         tolerate(str(_announced))
-        if not handed_over:
+        if handed_over:
+            _hold(handed_over)
+        else:
             _announcer = os.getpid()
             atexit.register(_clean_up)
 
 
 def make_temporary() -> str:
-    """Make a directory, on shared memory unless the user has said where."""
+    """Make a directory that nobody sweeps while this process lives.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    while True:
+        path = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_parent())
+        _hold(path)
+        # In another pid namespace a start may have swept it before we held it.
+        if os.path.isdir(path):
+            return path
+        _release(path)
+
+
+def _parent() -> str:
+    """Return where directories are made: on shared memory, unless the user has said where.
+
+    Raises:
+        OSError: nothing may be written anywhere.
+    """
     has_shared_memory = "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK)
-    return tempfile.mkdtemp(prefix=_PREFIX, dir="/dev/shm" if has_shared_memory else None)
+    return "/dev/shm" if has_shared_memory else tempfile.gettempdir()
+
+
+def _hold(path: str) -> None:
+    """Lock a directory as one of several, as far as its file system can.
+
+    One in that of a server needs no lock of its own.
+    """
+    if not os.path.basename(path).startswith(_PREFIX):
+        return
+    _release(path)
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _held[path] = descriptor, _identity(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def _release(path: str) -> None:
+    descriptor, identity = _held.pop(path, (-1, None))
+    with suppress(OSError):
+        # It may be another file's by now, where the configuration has closed all descriptors.
+        if _identity(descriptor) == identity:
+            os.close(descriptor)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _sweep(parent: str) -> None:
+    """Remove what starts have left in `parent` that were killed before there was a server."""
+    for name in os.listdir(parent):
+        match = _NAME.fullmatch(name)
+        # In a container the last start may have had our pid; then the lock tells alone.
+        if match and (int(match[1]) == os.getpid() or has_ended(int(match[1]))):
+            with suppress(OSError):
+                _remove_unheld(os.path.join(parent, name))
+
+
+def _remove_unheld(path: str) -> None:
+    """Remove a directory of ours that nobody holds.
+
+    Raises:
+        OSError: somebody does, or it is none.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags)
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def withdraw() -> None:
@@ -70,6 +161,7 @@ def withdraw() -> None:
     if _announced is not None:
         with suppress(OSError):
             _announced.rmdir()
+            _release(str(_announced))
             if os.environ.get(VARIABLE) == str(_announced):
                 del os.environ[VARIABLE]
 
@@ -140,16 +232,18 @@ class AppDirectory:
         if self.is_ours and self.is_served and self.path != better:
             with suppress(OSError):  # it is in use
                 self.path.rmdir()
+                _release(str(self.path))
                 self.path = better
                 os.environ[VARIABLE] = str(better)
                 tolerate(str(better))
-        if self.is_ours:
-            self._make()
         if self.path != better:
             names = [APP] * self.is_served + [ANNOUNCED] * self.is_ours
             for name in names:
                 with suppress(FileExistsError):
                     (server / name).symlink_to(self.path.absolute())
+        if self.is_ours:
+            # Last: from here on it may be another user's, of which only the link tells.
+            self._make()
 
     def look_again(self, server: Path) -> None:
         """Take up what a preloaded application has put into the environment.
@@ -215,6 +309,7 @@ class AppDirectory:
     def _make(self) -> None:
         assert self.path is not None  # asked for by who has one
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _hold(str(self.path))
         if self._owner is None:
             return
         os.chown(self.path, *self._owner)

@@ -294,6 +294,36 @@ def test_a_killed_master_leaves_what_the_next_start_sweeps(tmp_path: Path, tempo
         assert files_in(temporary) == []
 
 
+WAITING = """
+import time
+from pathlib import Path
+
+while not Path("gate").exists():
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("run", [gunicorn_prom, plain_gunicorn])
+def test_a_start_that_is_killed_leaves_what_the_next_one_sweeps(
+    tmp_path: Path, temporary: Path, run: Any
+) -> None:
+    """Killed while the configuration is read, by whatever signal, it leaves nothing for long."""
+    file = "from gunicorn_prom.hooks import *\n" * (run is plain_gunicorn) + FILES["counting"]
+    (tmp_path / "gunicorn.conf.py").write_text(file + WAITING)
+    with run(tmp_path, APP, environ={"TMPDIR": str(temporary)}, start=False) as server:
+        for signal_number in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+            before = files_in(temporary)
+            server.launch()
+            left = wait_for(lambda b=before: set(files_in(temporary)) - set(b), "a directory")
+            assert server.stop(signal_number) == -signal_number
+        server.open_gate("gate")
+        server.start()
+        assert files_in(temporary)  # which the application uses
+        assert not left & set(files_in(temporary))
+        assert server.stop() == 0
+        assert files_in(temporary) == []
+
+
 def counted_in(directory: Path) -> float:
     """Return how many jobs the files in a directory tell of, as prometheus_client reads them."""
     collector = MultiProcessCollector(CollectorRegistry(), path=str(directory))
