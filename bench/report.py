@@ -78,6 +78,8 @@ def format_report(session: Session, versions: dict[str, dict[str, str]]) -> str:
             continue
         table = _format_traffic(session, measure, format_value)
         parts.append(f"## {title}\n\n{table}")
+        if session.counts_only:
+            return "\n\n".join(parts) + "\n"
     footprint = _format_footprint(session)
     parts.append(f"## Four sync workers\n\n{footprint}\n\n{_describe_footprint(session)}")
     return "\n\n".join(parts) + "\n"
