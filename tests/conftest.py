@@ -14,6 +14,7 @@ pytest.register_assert_rewrite(
     "tests.asgi",
     "tests.autopsies",
     "tests.backlogs",
+    "tests.bare",
     "tests.checked",
     "tests.configurations",
     "tests.exactness",

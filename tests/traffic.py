@@ -168,11 +168,13 @@ class Client:
     Args:
         repeats: send a request again when no answer comes, as browsers do where
             the server may have closed the connection in the meantime.
+        timeout_s: how long it waits for each part of an answer.
     """
 
-    def __init__(self, port: int, *, repeats: bool = False) -> None:
+    def __init__(self, port: int, *, repeats: bool = False, timeout_s: float = TIMEOUT_S) -> None:
         self._port = port
         self._repeats = repeats
+        self._timeout_s = timeout_s
         self._connection: socket.socket | None = None
 
     def __enter__(self) -> "Client":
@@ -190,7 +192,8 @@ class Client:
 
     def _exchange(self, shot: Shot) -> Exchange:
         if self._connection is None:
-            self._connection = socket.create_connection(("127.0.0.1", self._port), TIMEOUT_S)
+            address = ("127.0.0.1", self._port)
+            self._connection = socket.create_connection(address, self._timeout_s)
         # An answer may have come all the same.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._connection.sendall(shot.content)
