@@ -26,6 +26,7 @@ def main() -> None:
     try:
         _check_surroundings()
         if arguments[:1] == ["run"] and HELP_OPTIONS.isdisjoint(arguments):
+            import gunicorn_prom.bare  # noqa: F401  # first, see there
             from gunicorn_prom.launcher import run
 
             run(arguments[1:])
@@ -61,7 +62,11 @@ def _check_surroundings() -> None:
     except FileNotFoundError:
         message, hint = "the working directory is there no more", "change to one that is"
     value = os.environ.get("WEB_CONCURRENCY", "1")
-    if not value.strip().removeprefix("+").isdecimal():
+    try:
+        is_number = int(value) >= 0
+    except ValueError:
+        is_number = False
+    if not is_number:
         message, hint = f"WEB_CONCURRENCY is {value!r}, no number of workers", "unset it"
     if message:
         from gunicorn_prom.errors import UsageError, fail

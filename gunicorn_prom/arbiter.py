@@ -27,6 +27,7 @@ from gunicorn_prom.autopsy import Autopsies
 from gunicorn_prom.client_files import report_to
 from gunicorn_prom.errors import GunicornPromError, UsageError
 from gunicorn_prom.exporter.host import ExporterHost, is_patched
+from gunicorn_prom.instrument.instruments import instrument
 from gunicorn_prom.keys import WORKER_CLASSES
 from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
 from gunicorn_prom.listeners import Listener, sockets_of
@@ -34,17 +35,10 @@ from gunicorn_prom.own_settings import read_own_settings
 from gunicorn_prom.processes import brief_facts, pid_namespace
 from gunicorn_prom.roster import Roster
 from gunicorn_prom.scoreboard import SIGNALS, Board, Gauge, Master, Vital
-from gunicorn_prom.scoreboard import State as WorkerState
 from gunicorn_prom.settings import add_own_settings
 from gunicorn_prom.signals import SignalQueue, is_unfit
 from gunicorn_prom.state import State, unusable
-from gunicorn_prom.workers import (
-    Factory,
-    instrument,
-    is_instrumented,
-    seam_of,
-    uses_greenlets,
-)
+from gunicorn_prom.workers import seam_of, uses_greenlets
 
 __all__ = ["PrometheusArbiter", "adopt"]
 
@@ -152,39 +146,31 @@ class PrometheusArbiter(Arbiter):
     def apply_settings(self) -> None:
         """Put ourselves beside what the configuration has just said."""
         add_own_settings(self.cfg)
-        self._instrument_worker_class()
-        users_pre_fork, users_pre_exec = self.cfg.pre_fork, self.cfg.pre_exec
+        worker_class: Any = self.worker_class
+        # What is no class may make workers of any.
+        if isinstance(worker_class, type) and not seam_of(worker_class):
+            self.log.warning(
+                "gunicorn-prom: requests of %s workers are not counted, only their processes are",
+                self.cfg.worker_class_str,
+            )
+        cfg = self.cfg
+        users_pre_fork, users_post_fork, users_pre_exec = cfg.pre_fork, cfg.post_fork, cfg.pre_exec
 
         def pre_fork(server: Any, worker: Any) -> None:
             self._prepare_worker(worker)
             users_pre_fork(server, worker)
 
+        def post_fork(server: Any, worker: Any) -> None:
+            instrument(worker)
+            users_post_fork(server, worker)
+
         def pre_exec(server: Any) -> None:
             self._pass_on(self.cfg.env_orig)
             users_pre_exec(server)
 
-        self.cfg.set("pre_fork", pre_fork)
-        self.cfg.set("pre_exec", pre_exec)
-
-    def _instrument_worker_class(self) -> None:
-        """Have the workers count, if their class can be derived from."""
-        worker_class: Any = self.worker_class
-        if not isinstance(worker_class, type):
-            self.worker_class = cast("Any", Factory(worker_class, self._note_uncounted))
-            return
-        try:
-            self.worker_class = instrument(worker_class)
-        except Exception as failure:
-            self._note_uncounted(failure)
-        if not seam_of(worker_class):
-            self.log.warning(
-                "gunicorn-prom: requests of %s workers are not counted, only their processes are",
-                self.cfg.worker_class_str,
-            )
-
-    def _note_uncounted(self, failure: Exception) -> None:
-        with self._tolerated("request"):
-            raise failure
+        cfg.set("pre_fork", pre_fork)
+        cfg.set("post_fork", post_fork)
+        cfg.set("pre_exec", pre_exec)
 
     def _make_state(self, cfg: Any) -> None:
         add_own_settings(cfg)
@@ -648,8 +634,6 @@ class PrometheusArbiter(Arbiter):
             # wall clock.
             if last_update <= now:
                 board.set_vital(slot, Vital.HEARTBEAT, last_update)
-                if not is_instrumented(worker):
-                    _speak_for(worker, board, slot)
             for vital, value in zip(
                 (Vital.CPU_SECONDS, Vital.RSS_BYTES, Vital.THREADS), facts, strict=False
             ):
@@ -711,15 +695,6 @@ def adopt(server: Arbiter) -> None:
     arbiter._is_adopted = True
     arbiter.open()
     arbiter.apply_settings()
-
-
-def _speak_for(worker: Any, board: Board, slot: int) -> None:
-    """Say of a worker that beats what it cannot say: who asks for readiness counts on it."""
-    if not board.gauges(slot)[Gauge.BOOTED_TIME]:
-        board.set_gauge(slot, Gauge.START_TIME, assignment_of(worker).start_time)
-        board.set_gauge(slot, Gauge.PID, worker.pid)
-        board.set_gauge(slot, Gauge.STATE, WorkerState.RUNNING)
-        board.set_gauge(slot, Gauge.BOOTED_TIME, time.time())
 
 
 def _latest_end(seconds: float) -> float:

@@ -43,7 +43,10 @@ class Assignment:
 
 def assignment_of(worker: Any) -> Assignment:
     """Return what is noted on `worker`, of whichever class; nothing at first."""
-    notes = vars(worker)
+    try:
+        notes = vars(worker)
+    except TypeError:  # its class leaves room for nothing
+        return Assignment()
     try:
         found: Assignment = notes[NAME]
     except KeyError:

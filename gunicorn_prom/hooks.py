@@ -8,12 +8,17 @@ Only `on_starting` is taken; a configuration that has one of its own calls
 `gunicorn_prom.hooks.on_starting(server)` in it. Every other hook stays the user's.
 """
 
+import os
 from typing import Any
 
-from gunicorn_prom.app_directory import announce
-from gunicorn_prom.arbiter import adopt
-from gunicorn_prom.errors import GunicornPromError
-from gunicorn_prom.own_settings import join_configuration
+from gunicorn_prom.own_imports import apart_from
+
+# Gunicorn has gone to the application's directory by now.
+with apart_from([os.getcwd()]):
+    from gunicorn_prom.app_directory import announce
+    from gunicorn_prom.arbiter import adopt
+    from gunicorn_prom.errors import GunicornPromError
+    from gunicorn_prom.own_settings import join_configuration
 
 __all__ = ["on_starting"]
 

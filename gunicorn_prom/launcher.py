@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
-from gunicorn_prom import workers
+from gunicorn_prom import bare, workers
 from gunicorn_prom.app_directory import announce
 from gunicorn_prom.arbiter import PrometheusArbiter
 from gunicorn_prom.configuration import Configuration
@@ -29,6 +29,7 @@ from gunicorn_prom.errors import (
     users_traceback,
 )
 from gunicorn_prom.exporter.listener import HANDED_OVER, listen, trial_of, try_bind
+from gunicorn_prom.own_imports import make_way
 from gunicorn_prom.paths import BEFORE_SOCKETS, obstacles, runs_users_code
 from gunicorn_prom.settings import parse_bind
 from gunicorn_prom.state import make_root
@@ -86,7 +87,8 @@ class _Serving(BaseApplication):
         except GunicornPromError:
             raise
         except Exception as error:
-            if os.getpid() != arbiter.pid:
+            # It has none while it opens what is ours.
+            if os.getpid() != getattr(arbiter, "pid", os.getpid()):
                 raise  # it is a worker's
             raise StartError.of(error, CHECK_HINT) from error
 
@@ -124,6 +126,11 @@ class Launcher(Configuration, _Serving):
         self.metrics_listener: socket.socket | None = None
         announce()
         super().__init__(arguments)
+
+    def chdir(self) -> None:
+        """Change to the application's directory, and leave it the names of its modules."""
+        super().chdir()
+        make_way([self.cfg.chdir], sys.modules.keys() - bare.MODULES)
 
     def do_load_config(self) -> None:
         """Gather the settings, at start and at every reload.

@@ -13,8 +13,6 @@ to import, and its eventlet worker patches the process. `PrometheusGeventWorker`
 
 import logging
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -22,13 +20,10 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
-from gunicorn.errors import AppImportError
 
 from gunicorn_prom import workers
 from gunicorn_prom.assignment import assignment_of
-from gunicorn_prom.errors import users_traceback
 from gunicorn_prom.instrument.instruments import instruments_of
 from gunicorn_prom.scoreboard import State
 
@@ -75,13 +70,14 @@ class _Member:
 
 
 class PrometheusMixin(_Base):
-    """Add metrics to any Gunicorn worker class; stands before it among the bases.
+    """The plugin API of a worker class; stands before it among the bases.
 
-    The arbiter gives the worker its place on the scoreboard before the fork.
-    Without one the worker serves as it always did, and says so once.
+    The metrics come with the arbiter, which instruments workers of every class (see
+    `gunicorn_prom.instrument.instruments`). Without it the worker serves as it always did, and
+    says so once.
 
     What is documented here gives way to attributes of the same name that the class of the
-    worker has, or sets. All else that is ours stands elsewhere, see `Instruments`.
+    worker has, or sets.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -96,95 +92,15 @@ class PrometheusMixin(_Base):
         super().__init__(*args, **kwargs)
         assignment_of(self)  # it knows when the worker was made
 
-    # Gunicorn's life of a worker.
-
     def init_process(self) -> None:
-        """Start to count, in the worker, and go on as Gunicorn does."""
-        instruments_of(self).attach()
+        """Say whether nobody counts, in the worker, and go on as Gunicorn does."""
+        if assignment_of(self).board is None:
+            self.log.warning(
+                "gunicorn-prom: this worker is not counted, it was given no place on a "
+                "scoreboard; under plain gunicorn the configuration file needs "
+                "`from gunicorn_prom.hooks import *`"
+            )
         super().init_process()
-
-    def load_wsgi(self) -> None:
-        """Load the application; of an error in it show the user's part of the traceback.
-
-        Raises:
-            AppImportError: it is not there, as Gunicorn finds.
-            SystemExit: it fails, with Gunicorn's code for a worker that does not boot.
-        """
-        try:
-            super().load_wsgi()
-        except AppImportError:
-            raise
-        except Exception as error:
-            self.log.error("The application does not load.\n%s", users_traceback(error))
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        instruments_of(self).instrument_application()
-
-    def init_signals(self) -> None:
-        """Set up the handlers as Gunicorn does, before one of them our own.
-
-        They are then told what has come too early for them.
-        """
-        super().init_signals()
-        instruments = instruments_of(self)
-        instruments.watch_abort()
-        for number in instruments.take_early_signals() or ():
-            signal.raise_signal(number)
-
-    def run(self) -> None:
-        """Note that the worker has booted, and serve."""
-        instruments = instruments_of(self)
-        instruments.begin_serving()
-        try:
-            super().run()
-            instruments.note_return()
-        finally:
-            instruments.note_end()
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> Any:
-        """Let Gunicorn answer an error, and count what it answered."""
-        instruments = instruments_of(self)
-        answer = instruments.listen_to_answer(client)
-        if answer is None:
-            return super().handle_error(req, client, addr, exc)
-        result = cast("Any", super()).handle_error(req, answer, addr, exc)
-        instruments.error_answered(req, exc, answer)
-        return result
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note that the worker is to finish what it has and go."""
-        # uvicorn's worker has SIGQUIT end here too, and serves on.
-        if sig != signal.SIGQUIT:
-            instruments_of(self).note_departure("term")
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Note that the worker is to go at once."""
-        instruments_of(self).note_departure("quit")
-        super().handle_quit(sig, frame)
-
-    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
-        """Note that the worker timed out."""
-        instruments_of(self).note_abort()
-        super().handle_abort(sig, frame)
-
-    # Gunicorn's worker on asyncio has handlers of its own, and only that one.
-
-    def handle_exit_signal(self) -> None:
-        """Note that the worker is to finish what it has and go."""
-        instruments_of(self).note_departure("term")
-        super().handle_exit_signal()  # type: ignore[misc]
-
-    def handle_quit_signal(self) -> None:
-        """Note that the worker is to go at once."""
-        instruments_of(self).note_departure("quit")
-        super().handle_quit_signal()  # type: ignore[misc]
-
-    def handle_abort_signal(self) -> None:
-        """Note that the worker timed out."""
-        instruments_of(self).note_abort()
-        super().handle_abort_signal()  # type: ignore[misc]
-
-    # The plugin API.
 
     @_Member
     def worker_id(self) -> str:
@@ -276,16 +192,18 @@ class PrometheusMixin(_Base):
         return result
 
     def _generic_handle_error(self, req: Any, client: Any, addr: Any, e: BaseException) -> Any:
-        """Let Gunicorn answer the error, and count what the client saw."""
-        return PrometheusMixin.handle_error(self, req, client, addr, e)
+        """Let Gunicorn answer the error; what the client sees is counted."""
+        return cast("Any", super()).handle_error(req, client, addr, e)
 
     def _generic_handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Note that the worker is to go at once, and do what Gunicorn does."""
-        PrometheusMixin.handle_quit(self, sig, frame)
+        instruments_of(self).note_departure("quit")
+        super().handle_quit(sig, frame)
 
     def _generic_handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """Note that the worker timed out, and do what Gunicorn does."""
-        PrometheusMixin.handle_abort(self, sig, frame)
+        instruments_of(self).note_abort()
+        super().handle_abort(sig, frame)
 
     def _clear_old_metrics(self) -> None:
         """Do nothing: the series of a worker go with its slot, none is left to clear."""

@@ -4,8 +4,7 @@ Nothing here imports a worker before it is asked for: importing Gunicorn's
 eventlet worker patches the process.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import gunicorn
 from gunicorn.workers import SUPPORTED_WORKERS
@@ -16,11 +15,8 @@ from gunicorn_prom.paths import is_importable
 __all__ = [
     "REGISTRY",
     "WORKER_TYPES",
-    "Factory",
     "Seam",
     "WorkerType",
-    "instrument",
-    "is_instrumented",
     "seam_of",
     "type_of",
     "unavailable",
@@ -174,51 +170,3 @@ def seam_of(worker_class: type) -> Seam:
 def uses_greenlets(worker_class: type) -> bool:
     """Tell whether `worker_class` serves connections in greenlets: gevent, eventlet."""
     return any(base.__module__ == "gunicorn.workers.base_async" for base in worker_class.__mro__)
-
-
-def instrument(worker_class: type) -> type:
-    """Return `worker_class` with the metrics in it, itself where it has them.
-
-    The name stays, for Gunicorn shows it in its log.
-
-    Raises:
-        TypeError: no class can be derived from it. Its own `__init_subclass__` may raise others.
-    """
-    from gunicorn_prom.plugin import PrometheusMixin
-
-    if issubclass(worker_class, PrometheusMixin):
-        return worker_class
-    names = {"__module__": worker_class.__module__, "__qualname__": worker_class.__qualname__}
-    return type(worker_class.__name__, (PrometheusMixin, worker_class), names)
-
-
-def is_instrumented(worker: object) -> bool:
-    """Tell whether a worker has the metrics in it."""
-    from gunicorn_prom.plugin import PrometheusMixin
-
-    return isinstance(worker, PrometheusMixin)
-
-
-class Factory:
-    """Make workers as a function of the user's does that stands for a class, with metrics in them.
-
-    Args:
-        make: the function, or any object that can be called.
-        report: is told why a worker has none.
-    """
-
-    def __init__(self, make: Any, report: Callable[[Exception], None]) -> None:
-        self._make = make
-        self._report = report
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._make, name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make a worker, in the master."""
-        worker = self._make(*args, **kwargs)
-        try:
-            worker.__class__ = instrument(type(worker))
-        except Exception as failure:
-            self._report(failure)
-        return worker

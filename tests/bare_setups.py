@@ -107,8 +107,8 @@ CONFIGURATIONS = [
 REFUSED = [
     configured("failing-configuration", "1 / 0\n", refuses=1, ours=2),
     configured("invalid-setting", "workers = 'many'\n", refuses=1, ours=2),
-    configured("leaving-configuration", "import sys\nsys.exit(5)\n", refuses=5),
-    configured("leaving-configuration-well", "import sys\nsys.exit(0)\n", refuses=0),
+    configured("leaving-configuration", "import sys\nsys.exit(5)\n", refuses=5, ours=2),
+    configured("leaving-configuration-well", "import sys\nsys.exit(0)\n", refuses=0, ours=2),
     Case("no-configuration", ("-c", "nowhere.py", "simple:app"), refuses=1, ours=2),
     Case("unknown-worker-class", ("-k", "nowhere.Own", "simple:app"), refuses=1, ours=2),
     Case("no-application", (), refuses=1, ours=2),
@@ -454,6 +454,7 @@ OWN_WORKERS = [
         {"own_worker.py": DUCK},
         shots=(Shot(path="/", headers=("Connection: close",)),) * 2,
         is_counted=False,
+        may_fail=True,
     ),
     worker("own-handlers", PYWSGI, HANDLER),
     worker(

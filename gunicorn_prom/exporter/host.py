@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gunicorn_prom
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.exporter.listener import HANDED_OVER, drop_inherited, listen, url_of
+from gunicorn_prom.own_imports import apart_from, places_of
 from gunicorn_prom.reader import ServerReader
 from gunicorn_prom.state import State
 
@@ -124,16 +125,17 @@ class ExporterHost:
             drop_inherited()
             return None
         door = None
-        if service.web_config is not None:
-            door = open_door(
-                service.web_config, log, lambda: state.board.count_server_error("web_config")
+        with apart_from(places_of(cfg)):
+            if service.web_config is not None:
+                door = open_door(
+                    service.web_config, log, lambda: state.board.count_server_error("web_config")
+                )
+            listener = listener or listen(service.bind)
+            host = (
+                ProcessHost(listener, service, state, log)
+                if service.where == "process"
+                else ThreadHost(listener, service, state, log, door)
             )
-        listener = listener or listen(service.bind)
-        host = (
-            ProcessHost(listener, service, state, log)
-            if service.where == "process"
-            else ThreadHost(listener, service, state, log, door)
-        )
         host.url = url_of(listener, service.path, "http" if door is None else door.scheme)
         host.history = history
         log.info("Metrics at %s (%s)", host.url, service.where)

@@ -114,7 +114,7 @@ class ASGISeam:
         """Return an application that does what `app` does, and counts it."""
         begin, settle = self._recorder.begin, self._settle
         its_server, find_connection = self._server, self._server.find_connection
-        has_routes = self._recorder.find_route is not None
+        recorder = self._recorder
 
         async def counted_app(scope: Scope, receive: Receive, send: Send) -> Any:
             if scope["type"] != "http":
@@ -131,7 +131,8 @@ class ASGISeam:
                     exchange.server = exchange.connection = exchange.transport = stream
                     receive, send = stream.receive, stream.send
                 notes = exchange.notes = {}
-                if has_routes:
+                # An application without a framework may be strict with what is in there.
+                if recorder.has_framework:
                     scope[HOLDER] = notes
                 exchange.seam, exchange.scope, exchange.forward = self, scope, send
                 # As the client has it: middleware may write another.
@@ -222,7 +223,7 @@ class ASGISeam:
         exchange = _Exchange()
         try:
             exchange.method, exchange.scope, exchange.notes = "GET", scope, {}
-            if self._recorder.find_route is not None:
+            if self._recorder.has_framework:
                 scope[HOLDER] = exchange.notes
             exchange.request = self._recorder.begin("GET", scope["path"])
             websocket = _WebSocket(self, self._slot, self._recorder, exchange, receive)

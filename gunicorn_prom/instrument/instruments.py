@@ -6,16 +6,21 @@ and configuration may be the user's, and none of them is asked for more than Gun
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
 
 from gunicorn_prom import workers
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.client_files import report_to
+from gunicorn_prom.errors import users_traceback
 from gunicorn_prom.instrument.config import keep_settings_at_hand
 from gunicorn_prom.instrument.insides import Insides, end, look_inside
 from gunicorn_prom.instrument.memory import MemoryWatch
@@ -23,7 +28,7 @@ from gunicorn_prom.instrument.record import Recorder, method_label
 from gunicorn_prom.instrument.routes import watch_routes
 from gunicorn_prom.instrument.runtime import watch_garbage_collector
 from gunicorn_prom.instrument.stacks import StackWriter
-from gunicorn_prom.instrument.wsgi import Answer, WSGISeam
+from gunicorn_prom.instrument.wsgi import WSGISeam
 from gunicorn_prom.keys import OTHER
 from gunicorn_prom.scoreboard import Gauge, Leaving, State
 from gunicorn_prom.slot import Failures, Slot, tolerant
@@ -33,9 +38,11 @@ if TYPE_CHECKING:
     from gunicorn_prom.instrument.pywsgi import PyWSGISeam
     from gunicorn_prom.instrument.tornado import TornadoSeam
 
-__all__ = ["Instruments", "instruments_of"]
+__all__ = ["Instruments", "instrument", "instruments_of"]
 
 NAME = "_gunicorn_prom_instruments"
+
+Call = Callable[..., Any]
 
 # How many connections a worker has that does not count them.
 UNKNOWN = -1
@@ -57,6 +64,7 @@ class Instruments:
     so once.
 
     Attributes:
+        load_failure: what the application has raised when it was loaded.
         seam: counts by Gunicorn's hooks, None where another one counts, or none.
     """
 
@@ -66,6 +74,7 @@ class Instruments:
         self._slot: Slot | None = None
         self._recorder: Recorder | None = None
         self._failures: Failures | None = None
+        self.load_failure: Exception | None = None
         self.seam: WSGISeam | None = None
         self._asgi_seam: ASGISeam | None = None
         self._server_seam: PyWSGISeam | TornadoSeam | None = None
@@ -82,7 +91,7 @@ class Instruments:
             failures.report(place, failure)
 
     def _begin_to_report(self) -> Failures | None:
-        board, log = self._assignment.board, self._worker.log
+        board, log = self._assignment.board, getattr(self._worker, "log", None)
         if board is not None:
             self._failures = Failures(board, self._assignment.slot, log)
         return self._failures
@@ -90,15 +99,18 @@ class Instruments:
     # The start of a worker, in the order in which Gunicorn comes to it.
 
     @tolerant("slots")
+    def stand_before(self, wrappers: Mapping[str, Callable[["Instruments", Call], Call]]) -> None:
+        """Put what a wrapper makes of it in the place of each method that the worker has."""
+        for name, wrap in wrappers.items():
+            method = getattr(self._worker, name, None)
+            if callable(method):
+                vars(self._worker)[name] = wrap(self, method)
+
+    @tolerant("slots")
     def attach(self) -> None:
         """Take the worker's place on the scoreboard."""
         worker, board = self._worker, self._assignment.board
         if board is None:
-            worker.log.warning(
-                "gunicorn-prom: this worker is not counted, it was given no place on a "
-                "scoreboard; under plain gunicorn the configuration file needs "
-                "`from gunicorn_prom.hooks import *`"
-            )
             return
         self._app_directory = os.environ.get(VARIABLE)
         slot = Slot(board, self._assignment.slot, worker.log, self._begin_to_report())
@@ -171,47 +183,52 @@ class Instruments:
         call_soon(hear)
         return []
 
-    @tolerant("request")
-    def instrument_application(self) -> None:
-        """Wrap the application, now that it is loaded, where Gunicorn's hooks do not come."""
-        slot, recorder, worker = self._slot, self._recorder, self._worker
-        if slot is None or recorder is None:
-            return
-        self._watch_routes(slot, recorder)
-        # Imported where they are wanted: each costs memory in every process.
-        match workers.seam_of(type(worker)):
-            case "asgi":
-                from gunicorn_prom.instrument.asgi import ASGISeam
-
-                self._asgi_seam = ASGISeam(slot, recorder)
-                self._asgi_seam.install(worker, self.note_departure)
-            case "wsgi":
-                from gunicorn_prom.instrument.pywsgi import PyWSGISeam
-
-                self._server_seam = PyWSGISeam(slot, recorder)
-                self._server_seam.install(worker)
-            case "tornado":
-                from gunicorn_prom.instrument.tornado import TornadoSeam
-
-                self._server_seam = TornadoSeam(slot, recorder)
-                self._server_seam.install(worker)
-
     @tolerant("routes")
-    def _watch_routes(self, slot: Slot, recorder: Recorder) -> None:
-        if self._worker.cfg.route_labels:
-            recorder.find_route = watch_routes(partial(slot.report, "routes"))
+    def watch_frameworks(self) -> None:
+        """Have the frameworks note routes, now that the application has imported them."""
+        recorder = self._recorder
+        if recorder is not None and self._worker.cfg.route_labels:
+            report = partial(self.report, "routes")
+            recorder.find_route = watch_routes(report, recorder.note_framework)
+
+    @tolerant("slots")
+    def tell_load_failure(self, error: Exception) -> None:
+        """Log why the application does not load: the user's part of the traceback."""
+        self._worker.log.error("The application does not load.\n%s", users_traceback(error))
 
     @tolerant("slots")
     def begin_serving(self) -> None:
         """Put into place what serves requests, and note that the worker has booted."""
         slot, recorder = self._slot, self._recorder
         if slot is not None and recorder is not None:
+            self._install_seam(slot, recorder)
             self._install_hooks()
             self._look_at_variable()
             self._keep_settings_at_hand()
             self._look_inside(slot, recorder)
             self._watch_memory(slot, recorder)
         self._await_boot()
+
+    @tolerant("request")
+    def _install_seam(self, slot: Slot, recorder: Recorder) -> None:
+        """Wrap what answers where Gunicorn's hooks do not come; no hook looks at it any more."""
+        # Imported where they are wanted: each costs memory in every process.
+        match workers.seam_of(type(self._worker)):
+            case "asgi":
+                from gunicorn_prom.instrument.asgi import ASGISeam
+
+                self._asgi_seam = ASGISeam(slot, recorder)
+                self._asgi_seam.install(self._worker, self.note_departure)
+            case "wsgi":
+                from gunicorn_prom.instrument.pywsgi import PyWSGISeam
+
+                self._server_seam = PyWSGISeam(slot, recorder)
+                self._server_seam.install(self._worker)
+            case "tornado":
+                from gunicorn_prom.instrument.tornado import TornadoSeam
+
+                self._server_seam = TornadoSeam(slot, recorder)
+                self._server_seam.install(self._worker)
 
     @tolerant("request")
     def _install_hooks(self) -> None:
@@ -350,20 +367,6 @@ class Instruments:
         if self._worker.nr >= self._worker.max_requests:
             self.note_departure("max_requests")
 
-    @tolerant("request")
-    def listen_to_answer(self, client: Any) -> Answer | None:
-        """Return a stand-in for the socket of a client that is about to be told of an error.
-
-        None where nobody wants to know what goes out.
-        """
-        return None if self.seam is None else Answer(client, self.report)
-
-    @tolerant("request")
-    def error_answered(self, req: Any, error: BaseException, answer: Answer) -> None:
-        """Count what Gunicorn has just answered through the stand-in."""
-        if self.seam is not None:
-            self.seam.error_answered(req, error, answer)
-
     # For worker classes that bring their own request handling.
 
     @property
@@ -405,3 +408,110 @@ def instruments_of(worker: Any) -> Instruments:
     except KeyError:
         found = attributes[NAME] = Instruments(worker)
     return found
+
+
+def instrument(worker: Any) -> None:
+    """Have `worker` count, in that worker, before it begins with anything.
+
+    Its class stays what it is: the user's may be one that nothing can be derived from, or that asks
+    which one it is. So ours stands before Gunicorn's own methods as attributes of the worker, which
+    hide them, and calls them as it was called.
+    """
+    if assignment_of(worker).board is not None:
+        instruments_of(worker).stand_before(_WRAPPERS)
+
+
+def _around_init_process(instruments: Instruments, method: Call) -> Call:
+    def init_process(*args: Any, **kwargs: Any) -> Any:
+        instruments.attach()
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            # Nothing of the user's has caught it meanwhile.
+            if error is instruments.load_failure:
+                instruments.tell_load_failure(error)
+                sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            raise
+
+    return init_process
+
+
+def _around_load_wsgi(instruments: Instruments, method: Call) -> Call:
+    def load_wsgi(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = method(*args, **kwargs)
+        except AppImportError:
+            raise
+        except Exception as error:
+            instruments.load_failure = error
+            raise
+        instruments.watch_frameworks()
+        return result
+
+    return load_wsgi
+
+
+def _around_init_signals(instruments: Instruments, method: Call) -> Call:
+    def init_signals(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        instruments.watch_abort()
+        for number in instruments.take_early_signals() or ():
+            signal.raise_signal(number)
+        return result
+
+    return init_signals
+
+
+def _around_run(instruments: Instruments, method: Call) -> Call:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        instruments.begin_serving()
+        try:
+            result = method(*args, **kwargs)
+            instruments.note_return()
+            return result
+        finally:
+            instruments.note_end()
+
+    return run
+
+
+def _around_exit(instruments: Instruments, method: Call) -> Call:
+    def handle_exit(*args: Any, **kwargs: Any) -> Any:
+        # uvicorn's worker has SIGQUIT end here too, and serves on.
+        if signal.SIGQUIT not in args[:1]:
+            instruments.note_departure("term")
+        return method(*args, **kwargs)
+
+    return handle_exit
+
+
+def _around_quit(instruments: Instruments, method: Call) -> Call:
+    def handle_quit(*args: Any, **kwargs: Any) -> Any:
+        instruments.note_departure("quit")
+        return method(*args, **kwargs)
+
+    return handle_quit
+
+
+def _around_abort(instruments: Instruments, method: Call) -> Call:
+    def handle_abort(*args: Any, **kwargs: Any) -> Any:
+        instruments.note_abort()
+        return method(*args, **kwargs)
+
+    return handle_abort
+
+
+# By the method of Gunicorn's before which it stands. Those of signals are Gunicorn's worker on
+# asyncio's, which has handlers of its own, and only that one.
+_WRAPPERS: dict[str, Callable[[Instruments, Call], Call]] = {
+    "init_process": _around_init_process,
+    "load_wsgi": _around_load_wsgi,
+    "init_signals": _around_init_signals,
+    "run": _around_run,
+    "handle_exit": _around_exit,
+    "handle_quit": _around_quit,
+    "handle_abort": _around_abort,
+    "handle_exit_signal": _around_exit,
+    "handle_quit_signal": _around_quit,
+    "handle_abort_signal": _around_abort,
+}

@@ -47,7 +47,7 @@ class PyWSGISeam:
 
     def install(self, worker: Any) -> None:
         """Have the server of `worker` make handlers that count."""
-        names = {"gunicorn_prom_seam": self}
+        names = {"_gunicorn_prom_seam": self}
         handler_class = worker.wsgi_handler
         worker.wsgi_handler = type(handler_class.__name__, (_Handler, handler_class), names)
 
@@ -61,7 +61,7 @@ class PyWSGISeam:
 
     def _close_idle(self) -> None:
         for handler in self._handlers:
-            if not handler.gunicorn_prom.is_serving:
+            if not handler._gunicorn_prom.is_serving:
                 with suppress(OSError):  # the client has gone already
                     handler.socket.shutdown(socket.SHUT_RD)
 
@@ -78,7 +78,7 @@ class PyWSGISeam:
     @tolerant("request")
     def begin(self, handler: "_Handler") -> None:
         """Begin with the request that `handler` has read."""
-        progress = handler.gunicorn_prom = _Progress()
+        progress = handler._gunicorn_prom = _Progress()
         progress.is_serving = True
         path = (handler.path or "").partition("?")[0]
         progress.begun = self._recorder.begin(handler.command or "", path)
@@ -91,7 +91,7 @@ class PyWSGISeam:
             result: what gevent makes of what it has read.
         """
         if isinstance(result, tuple):
-            error = handler.gunicorn_prom.error
+            error = handler._gunicorn_prom.error
             name = type(error).__name__ if error is not None else TOO_LONG
             self._slot.count(PARSE_ERRORS, (name,))
             self._slot.count(ERROR_HANDLING, (OTHER, OTHER, name))
@@ -102,7 +102,7 @@ class PyWSGISeam:
 
         A connection that becomes a WebSocket is counted as one, and no longer as a request.
         """
-        progress = handler.gunicorn_prom
+        progress = handler._gunicorn_prom
         progress.sent_code = handler.code
         if handler.connection_upgraded:
             self._recorder.end(progress.begun)
@@ -117,7 +117,7 @@ class PyWSGISeam:
     @tolerant("request")
     def settle(self, handler: "_Handler") -> None:
         """Count what became of the request that `handler` has done with."""
-        progress = handler.gunicorn_prom
+        progress = handler._gunicorn_prom
         progress.is_serving = False
         if handler.connection_upgraded:
             self._slot.cells[self._slot.gauges + Gauge.WEBSOCKETS] -= 1.0
@@ -173,58 +173,58 @@ class _Handler(pywsgi.WSGIHandler):
     That one may be the user's, so all that is ours has one name.
     """
 
-    gunicorn_prom_seam: PyWSGISeam
-    gunicorn_prom: _Progress
+    _gunicorn_prom_seam: PyWSGISeam
+    _gunicorn_prom: _Progress
 
     def handle(self) -> None:
-        self.gunicorn_prom = _Progress()
-        self.gunicorn_prom_seam.opened(self)
+        self._gunicorn_prom = _Progress()
+        self._gunicorn_prom_seam.opened(self)
         try:
             super().handle()
         finally:
-            self.gunicorn_prom_seam.closed(self)
+            self._gunicorn_prom_seam.closed(self)
 
     def handle_one_request(self) -> Any:
-        self.gunicorn_prom.error = None
+        self._gunicorn_prom.error = None
         result = super().handle_one_request()
-        self.gunicorn_prom_seam.read(self, result)
+        self._gunicorn_prom_seam.read(self, result)
         return result
 
     def handle_one_response(self) -> None:
         self.code: Any = None
-        self.gunicorn_prom_seam.begin(self)
+        self._gunicorn_prom_seam.begin(self)
         try:
             super().handle_one_response()
         finally:
-            self.gunicorn_prom_seam.settle(self)
+            self._gunicorn_prom_seam.settle(self)
 
     def run_application(self) -> None:
         try:
             super().run_application()
         except BaseException as error:
-            self.gunicorn_prom.error = error
+            self._gunicorn_prom.error = error
             raise
 
     def process_result(self) -> None:
         super().process_result()
-        self.gunicorn_prom.is_whole = True
+        self._gunicorn_prom.is_whole = True
 
     def finalize_headers(self) -> None:
         super().finalize_headers()
-        self.gunicorn_prom_seam.finalized(self)
+        self._gunicorn_prom_seam.finalized(self)
 
     def _write(self, data: Any, *args: Any) -> None:
         super()._write(data, *args)  # type: ignore[misc]  # gevent's types leave it out
-        self.gunicorn_prom.body_bytes += len(data)
+        self._gunicorn_prom.body_bytes += len(data)
 
     def _send_error_response_if_possible(self, error_code: int) -> None:
-        progress = self.gunicorn_prom
+        progress = self._gunicorn_prom
         progress.is_servers_answer = not self.response_length
         super()._send_error_response_if_possible(error_code)  # type: ignore[misc]
         progress.is_whole |= progress.is_servers_answer
 
     def _handle_client_error(self, ex: Exception) -> Any:
-        self.gunicorn_prom.error = ex
+        self._gunicorn_prom.error = ex
         return super()._handle_client_error(ex)  # type: ignore[misc]
 
 

@@ -70,6 +70,7 @@ class Recorder:
             waited for it; in gthread.
         find_route: returns the route of a request from its environ, "" when it is not to
             be counted by route; None: no request is.
+        has_framework: whether there is a framework that notes routes.
         watch_memory: called when a request begins and the time that it returned last has
             come, by CLOCK_MONOTONIC seconds.
         begin: takes method and path, returns what `end` and `record` want.
@@ -86,11 +87,16 @@ class Recorder:
         self._exemplar_due: dict[int, float] = {}
         self.waits: dict[int, float] = {}
         self.find_route: Callable[[Environ], str] | None = None
+        self.has_framework = False
         self.watch_memory: Callable[[float], float] = lambda now: math.inf
         begin, end = self._make_stopwatch(shows_targets=shows_targets)
         self.begin: Callable[[str, str], InProgress] = slot.exclusive(begin)
         self.end: Callable[[InProgress], float] = slot.exclusive(end)
         self.record: Callable[..., None] = slot.exclusive(self._make_record(end))
+
+    def note_framework(self) -> None:
+        """Note that there is a framework that notes routes."""
+        self.has_framework = True
 
     def request_count(self) -> int:
         """Return how many requests were answered so far."""

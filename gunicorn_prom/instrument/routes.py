@@ -36,7 +36,9 @@ Report = Callable[[BaseException], None]
 _patching = threading.Lock()
 
 
-def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:
+def watch_routes(
+    report: Report, note_framework: Callable[[], None] = lambda: None
+) -> Callable[[Mapping[str, Any]], str]:
     """Make the imported frameworks note routes; return what finds the route of an environ.
 
     A framework that is imported later, by the first request perhaps, is seen after the
@@ -44,6 +46,7 @@ def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:
 
     Args:
         report: called when a framework is not as it is known here.
+        note_framework: called when there is one that notes routes.
 
     Returns:
         A function of the environ of a request, of what is `noted` if it is ASGI's. It
@@ -51,11 +54,18 @@ def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:
         framework.
     """
     modules = sys.modules
-    otherwise = UNMATCHED if _patch_all(report) else ""
-    looked_at = len(modules)
+    otherwise, looked_at = "", 0
+
+    def look() -> None:
+        nonlocal otherwise, looked_at
+        looked_at = len(modules)
+        otherwise = UNMATCHED if _patch_all(report) else ""
+        if otherwise:
+            note_framework()
+
+    look()
 
     def find_route(environ: Mapping[str, Any]) -> str:
-        nonlocal otherwise, looked_at
         if GIVEN in environ:
             given = environ[GIVEN]
             if given and isinstance(given, str):
@@ -65,8 +75,7 @@ def watch_routes(report: Report) -> Callable[[Mapping[str, Any]], str]:
             found: str = environ[FOUND]
             return found
         if looked_at != len(modules):
-            looked_at = len(modules)
-            otherwise = UNMATCHED if _patch_all(report) else ""
+            look()
         return otherwise
 
     return find_route

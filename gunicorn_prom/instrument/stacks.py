@@ -264,7 +264,7 @@ def _beginning(frame: FrameType) -> float:
     """Return when the request began of which Gunicorn's own frame is that, if it is."""
     request = frame.f_locals.get("req")
     if type(request).__module__.startswith("gunicorn."):
-        progress = getattr(request, "gunicorn_prom", None)
+        progress = getattr(request, "_gunicorn_prom", None)
         if progress is not None:
             return float(progress[0])
     return math.inf

@@ -23,7 +23,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from gunicorn import config
+from gunicorn import config, util
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import NoMoreData
 
@@ -56,6 +56,8 @@ class WSGISeam:
         self._slot = slot
         self._recorder = recorder
         self.unanswered: dict[int, _Unanswered] = {}
+        # By thread or greenlet, what Gunicorn has just answered to an error.
+        self._answers: dict[int, Answer] = {}
         self.count_waiting: Callable[[], int] | None = None
 
     def install(self, worker: Any) -> None:
@@ -76,8 +78,12 @@ class WSGISeam:
             vars(worker)["enqueue_req"] = self._make_enqueue(worker.enqueue_req)
             taken: set[int] = set()
             make_handle = partial(self._make_pool_handle, taken)
-            self.count_waiting = partial(_count_waiting, worker, taken)
+            # A pool of the user's own may be any.
+            if hasattr(getattr(worker, "tpool", None), "_work_queue"):
+                self.count_waiting = partial(_count_waiting, worker, taken)
         vars(worker)["handle"] = make_handle(worker.handle)
+        vars(worker)["handle_error"] = self._make_handle_error(worker.handle_error)
+        vars(util)["write_error"] = self._make_write_error(util.write_error)
 
     def _make_pre_request(self, log: Any, users: Callable[..., Any]) -> Callable[..., None]:
         begin, report = self._recorder.begin, self._slot.report
@@ -89,7 +95,7 @@ class WSGISeam:
 
         def pre_request(worker: Any, req: Any) -> None:
             try:
-                req.gunicorn_prom = begin(req.method, req.path)
+                req._gunicorn_prom = begin(req.method, req.path)
             except Exception as failure:
                 report("request", failure)
             if is_wanted(DEBUG):
@@ -107,7 +113,7 @@ class WSGISeam:
                 if current_exception() is None and resp.headers_sent and resp.status:
                     method, status = req.method, resp.status_code
                     body = resp.sent or _silent_body_bytes(method, status, resp)
-                    record(req.gunicorn_prom, method, status, environ, body)
+                    record(req._gunicorn_prom, method, status, environ, body)
                 else:
                     settle_rarely(req, environ, resp)
             except Exception as failure:
@@ -120,9 +126,9 @@ class WSGISeam:
     def _make_handle(self, handle: Callable[..., Any]) -> Callable[..., Any]:
         unanswered, end_connection = self.unanswered, self._end_connection
 
-        def settling(*args: Any) -> Any:
+        def settling(*args: Any, **kwargs: Any) -> Any:
             try:
-                return handle(*args)
+                return handle(*args, **kwargs)
             finally:
                 if unanswered:
                     end_connection()
@@ -133,17 +139,17 @@ class WSGISeam:
         unanswered, end_connection = self.unanswered, self._end_connection
         waits, ident, monotonic = self._recorder.waits, threading.get_ident, time.monotonic
 
-        def settling(conn: Any, *others: Any) -> Any:
+        def settling(conn: Any, *others: Any, **named: Any) -> Any:
             thread = ident()
             taken.add(thread)
             try:
                 # Its first request takes it; what none has taken is overwritten.
-                waits[thread] = monotonic() - conn.gunicorn_prom_queued
+                waits[thread] = monotonic() - conn._gunicorn_prom_queued
             except AttributeError:
                 # A class of the user's own may give it to the pool in another way than Gunicorn.
                 waits.pop(thread, None)
             try:
-                return handle(conn, *others)
+                return handle(conn, *others, **named)
             finally:
                 taken.discard(thread)
                 if unanswered:
@@ -155,14 +161,47 @@ class WSGISeam:
         """Return gthread's `enqueue_req` as it also notes since when a connection waits."""
         monotonic, report = time.monotonic, self._slot.report
 
-        def enqueue_req(conn: Any, *others: Any) -> Any:
+        def enqueue_req(conn: Any, *others: Any, **named: Any) -> Any:
             try:
-                conn.gunicorn_prom_queued = monotonic()
+                conn._gunicorn_prom_queued = monotonic()
             except Exception as failure:
                 report("request", failure)
-            return enqueue(conn, *others)
+            return enqueue(conn, *others, **named)
 
         return enqueue_req
+
+    def _make_handle_error(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `handle_error` as it also counts what it has answered."""
+        answers, ident = self._answers, threading.get_ident
+
+        def handle_error(*args: Any, **kwargs: Any) -> Any:
+            result = handle(*args, **kwargs)
+            try:
+                given = (*args, *kwargs.values())
+                error = next(each for each in given if isinstance(each, BaseException))
+                self.error_answered(given[0], error, answers.pop(ident(), NO_ANSWER))
+            except Exception as failure:
+                self._slot.report("request", failure)
+            return result
+
+        return handle_error
+
+    def _make_write_error(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        """Return Gunicorn's function that answers an error as it also tells what it has sent.
+
+        Not by a stand-in for the client where that comes from: the user's class may look at it.
+        """
+        answers, ident, report = self._answers, threading.get_ident, self._slot.report
+
+        def write_error(client: Any, *args: Any, **kwargs: Any) -> Any:
+            answer = Answer(client, report)
+            try:
+                return write(answer, *args, **kwargs)
+            finally:
+                if answer.status is not None:
+                    answers[ident()] = answer
+
+        return write_error
 
     def _settle_rarely(self, req: Any, environ: Any, resp: Any) -> None:
         error = sys.exception()
@@ -175,7 +214,7 @@ class WSGISeam:
             self._settle_http2(req, environ, resp, error)
         elif error is None:
             # The application has taken over the socket; Gunicorn sent nothing.
-            self._recorder.end(req.gunicorn_prom)
+            self._recorder.end(req._gunicorn_prom)
         else:
             self._settle_later(_Unanswered(req, environ, error))
 
@@ -194,7 +233,7 @@ class WSGISeam:
             # Gunicorn answers with the text of the exception.
             self._record(req, environ, 500, _Sent(len(str(error).encode())))
         else:
-            self._recorder.end(req.gunicorn_prom)
+            self._recorder.end(req._gunicorn_prom)
             is_ours = error is not None and not _is_disconnect(error) and not _is_reset(stream)
             otherwise = "no_response" if is_ours else "client_disconnect"
             self._slot.count_aborted("timeout" if self.aborting else otherwise)
@@ -214,7 +253,7 @@ class WSGISeam:
         """Count the request of this thread that nobody has answered, if there is one."""
         unanswered = self.unanswered.pop(threading.get_ident(), None)
         if unanswered is not None:
-            self._recorder.end(unanswered.req.gunicorn_prom)
+            self._recorder.end(unanswered.req._gunicorn_prom)
             self._slot.count_aborted(self._abort_reason(unanswered.error, "no_response"))
 
     def error_answered(self, req: Any, error: BaseException, answer: "Answer") -> None:
@@ -230,7 +269,7 @@ class WSGISeam:
             unanswered = None
         endpoint = self._recorder.endpoint(unanswered.environ) if unanswered else OTHER
         self._slot.count(ERROR_HANDLING, (method, endpoint, type(error).__name__))
-        if not hasattr(req, "gunicorn_prom"):
+        if not hasattr(req, "_gunicorn_prom"):
             # From HTTP/2 even SystemExit and the like come here, without their request.
             if isinstance(error, Exception):
                 self._slot.count(PARSE_ERRORS, (type(error).__name__,))
@@ -258,7 +297,7 @@ class WSGISeam:
 
     def _record(self, req: Any, environ: Any, status: Any, resp: Any) -> None:
         body = resp.sent or _silent_body_bytes(req.method, status, resp)
-        self._recorder.record(req.gunicorn_prom, req.method, status, environ, body)
+        self._recorder.record(req._gunicorn_prom, req.method, status, environ, body)
 
 
 def _count_waiting(worker: Any, taken: set[int]) -> int:
@@ -328,6 +367,9 @@ class Answer:
             self.sent += len(data)
         except Exception as failure:
             self._report("request", failure)
+
+
+NO_ANSWER = Answer(None, lambda place, error: None)
 
 
 def _collected_bytes() -> int:

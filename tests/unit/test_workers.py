@@ -1,13 +1,18 @@
 """The registry of worker types."""
 
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
 import gunicorn
 import pytest
-from gunicorn.workers.gthread import ThreadWorker
 from gunicorn.workers.sync import SyncWorker
 
 from gunicorn_prom import workers
-from gunicorn_prom.plugin import PrometheusMixin, PrometheusWorker
-from gunicorn_prom.workers import REGISTRY, WORKER_TYPES, WorkerType, instrument, type_of
+from gunicorn_prom.assignment import assignment_of
+from gunicorn_prom.instrument.instruments import instrument
+from gunicorn_prom.workers import REGISTRY, WORKER_TYPES, WorkerType, type_of
+from tests.unit.boards import opened
 
 
 @pytest.mark.parametrize("name", WORKER_TYPES)
@@ -51,19 +56,29 @@ def test_a_removed_class_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
     assert gunicorn.__version__ in str(problem)
 
 
-def test_instrumenting_keeps_the_class() -> None:
-    """The instrumented class has the name, the behaviour and the metrics."""
+def test_instrumenting_keeps_the_class(tmp_path: Path) -> None:
+    """Who asks which class a worker has, or calls its methods, finds what was there before."""
 
-    class Own(SyncWorker):
-        """A worker of the user's own."""
+    class Own:
+        """A worker of the user's own, with a method of Gunicorn's and without the others."""
 
-    instrumented = instrument(Own)
-    assert issubclass(instrumented, PrometheusMixin)
-    assert issubclass(instrumented, Own)
-    assert (instrumented.__name__, instrumented.__module__) == ("Own", Own.__module__)
+        log = logging.getLogger("test")
+
+        def run(self, *words: str) -> str:
+            return " ".join(words)
+
+    with opened(tmp_path) as board:
+        worker = Own()
+        assignment_of(worker).board = board
+        board.open_slot(0, age=1)
+        instrument(worker)
+        assert type(worker) is Own
+        assert set(vars(worker)) - {"run"} == {name for name in vars(worker) if "_prom_" in name}
+        assert worker.run("as", "ever") == "as ever"
 
 
-@pytest.mark.parametrize("worker_class", [PrometheusWorker, instrument(ThreadWorker)])
-def test_instrumenting_twice_changes_nothing(worker_class: type) -> None:
-    """A class that has the metrics is taken as it is."""
-    assert instrument(worker_class) is worker_class
+def test_without_a_place_nothing_is_instrumented() -> None:
+    """A worker that was given none is what it was."""
+    worker = SimpleNamespace(run=print)
+    instrument(worker)
+    assert worker.run is print
