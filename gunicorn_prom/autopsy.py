@@ -17,6 +17,7 @@ from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.instrument.stacks import STACKS_SIGNAL, printable
 from gunicorn_prom.keys import OTHER, TIMEOUTS
 from gunicorn_prom.scoreboard import LANES, Board, Gauge, requests_in_progress
+from gunicorn_prom.state import is_held_file
 
 __all__ = ["Autopsies", "Autopsy", "RequestInProgress", "read_autopsies"]
 
@@ -288,8 +289,9 @@ def _ask(pid: int, stack_file: Path, wait_s: float) -> str:
     """
     try:
         status = _status(pid)
-        if not status.caught & SIGNAL_BIT or not stack_file.exists():
-            return "it was not ready to write any"
+        obstacle = _obstacle(status, stack_file)
+        if obstacle:
+            return obstacle
         os.kill(pid, STACKS_SIGNAL)
         if status.state in "Tt":
             return "it was stopped"
@@ -305,6 +307,14 @@ def _ask(pid: int, stack_file: Path, wait_s: float) -> str:
     except OSError as error:
         return f"it could not be asked: {error}"
     return f"it did not answer, in state {status.state}"
+
+
+def _obstacle(status: _Status, stack_file: Path) -> str:
+    """Return why a worker must not be sent the signal, "" if it may."""
+    if not status.caught & SIGNAL_BIT or not stack_file.exists():
+        return "it was not ready to write any"
+    # It would write by the number, which may be another file's by now.
+    return "" if is_held_file(stack_file) else "it has closed the file to write them to"
 
 
 def _announcement(autopsy: Autopsy) -> str:

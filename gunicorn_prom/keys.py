@@ -11,6 +11,8 @@ Row 0 takes what comes when the table is full.
 import os
 from typing import NamedTuple
 
+from gunicorn_prom.descriptors import Descriptor
+
 __all__ = [
     "ERROR_HANDLING",
     "EXCEPTIONS",
@@ -72,8 +74,8 @@ class KeyFile:
     and two threads that read the same file come to the same rows.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, file: Descriptor) -> None:
+        self._file = file
         self._size = -1
         self._rows: dict[str, dict[tuple[str, ...], int]] = {}
 
@@ -90,7 +92,7 @@ class KeyFile:
         for _ in range(2):  # the first append may have met the torn end of another
             if key in self._rows.get(table.name, ()) or self.is_full(table):
                 break
-            os.write(self._fd, f"\n{SEPARATOR.join((table.name, *key))}\n".encode())
+            os.write(self._file.fileno(), f"\n{SEPARATOR.join((table.name, *key))}\n".encode())
             self.refresh()
         return self._rows.get(table.name, {}).get(key, OVERFLOW_ROW)
 
@@ -104,12 +106,23 @@ class KeyFile:
         return [(OTHER,) * len(table.labels), *self._rows.get(table.name, ())]
 
     def refresh(self) -> None:
-        """Read the file again if it has grown."""
-        size = os.fstat(self._fd).st_size
+        """Read the file again if it has grown.
+
+        Where somebody has closed it for good, what was read before stays.
+
+        Raises:
+            OSError: it cannot be read, and never was.
+        """
+        try:
+            size = self._file.stat().st_size
+        except OSError:
+            if self._size < 0:
+                raise
+            return
         if size == self._size:
             return
         rows: dict[str, dict[tuple[str, ...], int]] = {}
-        for line in os.pread(self._fd, size, 0).decode(errors="replace").splitlines():
+        for line in os.pread(self._file.fileno(), size, 0).decode(errors="replace").splitlines():
             name, *labels = line.split(SEPARATOR)
             table = _TABLES_BY_NAME.get(name)
             # An append that the disk cut short leaves a line with too few labels.

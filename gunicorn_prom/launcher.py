@@ -6,7 +6,6 @@ master, and what it holds every worker inherits.
 
 import errno
 import os
-import socket
 import sys
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
@@ -28,7 +27,7 @@ from gunicorn_prom.errors import (
     fail,
     users_traceback,
 )
-from gunicorn_prom.exporter.listener import HANDED_OVER, listen, trial_of, try_bind
+from gunicorn_prom.exporter.listener import HANDED_OVER, MetricsSocket, trial_of, try_bind
 from gunicorn_prom.own_imports import make_way
 from gunicorn_prom.paths import BEFORE_SOCKETS, obstacles, runs_users_code
 from gunicorn_prom.settings import parse_bind
@@ -123,7 +122,7 @@ class Launcher(Configuration, _Serving):
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        self.metrics_listener: socket.socket | None = None
+        self.metrics_listener: MetricsSocket | None = None
         announce()
         super().__init__(arguments)
 
@@ -164,7 +163,7 @@ class Launcher(Configuration, _Serving):
                 self._look_at_files()
                 self._await_addresses()
             if self.cfg.metrics_server != "none":
-                self.metrics_listener = listen(self.cfg.metrics_bind)
+                self.metrics_listener = MetricsSocket.open(self.cfg.metrics_bind)
         super().run()
 
     def _look_at_files(self) -> None:

@@ -109,6 +109,8 @@ class ServerReader:
         # All are opened before the first is read: one that is gone by then was folded
         # before, and is found in the other's totals.
         files = {number: path for number, path in board_files(self.directory) if number not in own}
+        for number in [n for n, board in self._opened.items() if not board.is_open()]:
+            self._opened.pop(number).close()
         for number in self._opened.keys() - files.keys():
             # It is known as ours by now, or folded, or its processes are gone. Else somebody
             # has removed the directory.

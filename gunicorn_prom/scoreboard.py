@@ -32,8 +32,10 @@ import time
 import weakref
 from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from gunicorn_prom.descriptors import Descriptor, let_go, map_file
 from gunicorn_prom.errors import StateError
 from gunicorn_prom.keys import HISTOGRAMS, TABLES, TIMEOUTS, KeyFile, Table
 
@@ -427,6 +429,7 @@ class Board:
         board_fd: the file of cells, open for reading by who only reads.
         keys_fd: the file of labels, open for appending where rows are added.
             Both are closed when nobody refers to the board any more.
+        paths: where the two can be opened again when somebody else has closed them.
 
     Attributes:
         number: tells boards apart, also those that are gone.
@@ -436,9 +439,12 @@ class Board:
         StateError: the file is not a board of this version.
     """
 
-    def __init__(self, board_fd: int, keys_fd: int) -> None:
-        self.board_fd = board_fd
-        self.keys_fd = keys_fd
+    def __init__(
+        self,
+        board_fd: int,
+        keys_fd: int,
+        paths: tuple[Path, Path] | tuple[None, None] = (None, None),
+    ) -> None:
         size = os.fstat(board_fd).st_size
         if size < HEADER_BYTES or os.pread(board_fd, len(MAGIC), 0) != MAGIC:
             raise StateError("the state directory holds no scoreboard of this version")
@@ -452,12 +458,15 @@ class Board:
         is_writable = fcntl.fcntl(board_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
         access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
         #: The board as bytes, for what is no number.
-        self.bytes = memoryview(mmap.mmap(board_fd, size, access=access))
+        mapped, own = map_file(board_fd, size, access)
+        self.bytes = memoryview(mapped)
         self._map: memoryview[float] = self.bytes.cast("d")
         self.cells = self._map
-        self.keys = KeyFile(keys_fd)
-        self._close_files = weakref.finalize(self, _close_all, board_fd, keys_fd)
+        self._files = Descriptor(board_fd, paths[0]), Descriptor(keys_fd, paths[1])
+        self.keys = KeyFile(self._files[1])
+        self._close_files = weakref.finalize(self, _close_all, self._files)
         self._close_files.atexit = False  # a worker's exit is the master's business
+        self._let_go = weakref.finalize(self, let_go, mapped, own)
 
     @staticmethod
     def format(board_fd: int, meta: dict[str, Any]) -> None:
@@ -482,6 +491,28 @@ class Board:
         os.pwrite(board_fd, MAGIC, 0)
 
     @property
+    def board_fd(self) -> int:
+        """The file of cells, for use at once.
+
+        Raises:
+            OSError: somebody else has closed it, and it cannot be opened again.
+        """
+        return self._files[0].fileno()
+
+    @property
+    def keys_fd(self) -> int:
+        """The file of labels, like `board_fd`."""
+        return self._files[1].fileno()
+
+    def is_open(self) -> bool:
+        """Tell whether nobody else has closed the files."""
+        return all(file.is_open() for file in self._files)
+
+    def pass_on(self) -> str:
+        """Keep the board for the next generation, see `Descriptor.pass_on`."""
+        return self._files[0].pass_on()
+
+    @property
     def is_writable(self) -> bool:
         """Whether this process may write to it."""
         return not self.cells.readonly
@@ -491,6 +522,7 @@ class Board:
         self._close_files()
         self._map.release()
         self.bytes.release()
+        self._let_go()
 
     def set_master(self, cell: int, value: float) -> None:
         """Write a cell of `Master`, in the master."""
@@ -701,9 +733,9 @@ class Board:
         )
 
 
-def _close_all(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+def _close_all(files: Iterable[Descriptor]) -> None:
+    for file in files:
+        file.close()
 
 
 def _floats(cells: "memoryview[float]") -> list[float]:

@@ -10,12 +10,12 @@ A server keeps its directory through all its generations: the master that replac
 another (USR2) puts its board beside that of the old one, and whoever reads the
 directory adds them up.
 
-A board is locked (flock) by the master and by its workers, who inherit the open file.
-So it is held until the last process that may write to it has gone, however that came,
-and a pid proves nothing. It gets its name when all that others expect is on it. A board
-that nobody holds is folded into that of the generation that lives, and removed. When
-the last master ends, or is found to have been killed at the next start, the directory
-goes.
+A board is locked (flock) by the master and by its workers, who inherit the open file; the
+mapping keeps that open, whatever an application does to descriptors. So it is held until
+the last process that may write to it has gone, however that came, and a pid proves nothing.
+It gets its name when all that others expect is on it. A board that nobody holds is folded
+into that of the generation that lives, and removed. When the last master ends, or is found
+to have been killed at the next start, the directory goes.
 """
 
 import fcntl
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn_prom.app_directory import remove_announced
+from gunicorn_prom.descriptors import Descriptor
 from gunicorn_prom.errors import StateError
 from gunicorn_prom.listeners import Listener, replace_text, write
 from gunicorn_prom.scoreboard import Board, Reading
@@ -43,6 +44,7 @@ __all__ = [
     "default_root",
     "has_holder",
     "is_held",
+    "is_held_file",
     "load_board",
     "make_root",
     "metrics_url",
@@ -126,7 +128,9 @@ class State:
         """
         handed_over = os.environ.pop(HANDED_OVER, None)
         if handed_over is not None:
-            return cls._join(handed_over, meta, fill)
+            held, _, directory = handed_over.partition(":")
+            if NAME.fullmatch(Path(directory).name):
+                return cls._join(Path(directory), held, meta, fill)
         root = make_root(root)
         try:
             sweep(root)
@@ -145,17 +149,18 @@ class State:
 
     @classmethod
     def _join(
-        cls, handed_over: str, meta: dict[str, Any], fill: Callable[[Board], None]
+        cls, path: Path, held: str, meta: dict[str, Any], fill: Callable[[Board], None]
     ) -> "State":
-        descriptor, _, path = handed_over.partition(":")
-        state = cls(Path(path))
+        board_file = Descriptor.take_over(held)
+        state = cls(path)
         try:
             state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             state.add_board(meta, fill)
         except OSError as error:
             raise unusable(state.path, error) from error
         finally:
-            os.close(int(descriptor))
+            if board_file is not None:
+                board_file.close()
         return state
 
     @property
@@ -180,10 +185,11 @@ class State:
             "generation": self._generation(),
         }
         paths = [self.path / f"{name}.{number}" for name in (UNFINISHED, KEYS)]
+        final_path = self.path / f"{BOARD}.{number}"
         try:
-            board = _make_board(paths[0], paths[1], {**numbering, **meta})
+            board = _make_board(paths[0], (final_path, paths[1]), {**numbering, **meta})
             fill(board)
-            paths[0].rename(self.path / f"{BOARD}.{number}")
+            paths[0].rename(final_path)
         except OSError:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -211,8 +217,10 @@ class State:
 
     def pass_on(self, environ: dict[str, str]) -> None:
         """Tell the next generation, about to be executed in this child, of the directory."""
-        os.set_inheritable(self.board.board_fd, True)
-        environ[HANDED_OVER] = f"{self.board.board_fd}:{self.path}"
+        held = ""
+        with suppress(OSError):  # this generation holds it, as long as it lives
+            held = self.board.pass_on()
+        environ[HANDED_OVER] = f"{held}:{self.path}"
 
     def publish(self, listeners: list[Listener], url: str) -> None:
         """Tell who reads the directory where this master listens.
@@ -293,20 +301,22 @@ class State:
         """
         for board in self.boards:
             # Who has been killed may take a moment to be gone, and would hold it.
-            fcntl.flock(board.board_fd, fcntl.LOCK_UN)
-        if not has_holder(self.path):
+            with suppress(OSError):
+                fcntl.flock(board.board_fd, fcntl.LOCK_UN)
+        # Where the application has closed our board, this process still holds it.
+        if not any(is_held_file(path) for _, path in self._others()):
             _remove_server(self.path)
 
 
-def _make_board(path: Path, keys_path: Path, meta: dict[str, Any]) -> Board:
+def _make_board(path: Path, final_paths: tuple[Path, Path], meta: dict[str, Any]) -> Board:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptors: list[int] = []
     try:
         descriptors.append(os.open(path, flags, 0o600))
         fcntl.flock(descriptors[0], fcntl.LOCK_EX)
-        descriptors.append(os.open(keys_path, flags | os.O_APPEND, 0o600))
+        descriptors.append(os.open(final_paths[1], flags | os.O_APPEND, 0o600))
         Board.format(descriptors[0], meta)
-        return Board(*descriptors)
+        return Board(descriptors[0], descriptors[1], final_paths)
     except OSError:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -390,7 +400,8 @@ def servers(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if NAME.fullmatch(path.name))
 
 
-def _is_held_file(path: Path) -> bool:
+def is_held_file(path: Path) -> bool:
+    """Tell whether a process that has opened the file at `path` holds it, see `is_held`."""
     try:
         board_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -436,7 +447,7 @@ def _remove_server(path: Path) -> None:
 
 def has_holder(path: Path) -> bool:
     """Tell whether a process of the server whose directory that is still lives."""
-    return any(_is_held_file(board) for _, board in board_files(path))
+    return any(is_held_file(board) for _, board in board_files(path))
 
 
 @contextmanager

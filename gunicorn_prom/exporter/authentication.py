@@ -19,6 +19,7 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
+from gunicorn_prom.descriptors import OwnSocket
 from gunicorn_prom.exporter.web_config import missing_extra
 
 __all__ = ["Check", "Passwords", "Users", "credentials_in", "require_bcrypt", "source_of"]
@@ -142,6 +143,10 @@ class Passwords:
     def fileno(self) -> int:
         """Return the descriptor that is readable when `collect` has something to do."""
         return self._hasher.fileno()
+
+    def is_open(self) -> bool:
+        """Tell whether nobody else has closed what it needs."""
+        return self._hasher.is_open()
 
     def recall(self, check: Check) -> bool | None:
         """Tell whether the password is right; None when that is not known yet."""
@@ -269,8 +274,8 @@ class _Hasher:
     """
 
     def __init__(self) -> None:
-        self._ours, self._theirs = socket.socketpair()
-        self._ours.setblocking(False)
+        self._ours, self._theirs = map(OwnSocket, socket.socketpair())
+        self._ours.socket.setblocking(False)
         self._job: tuple[bytes, bytes] = (b"", b"")
         self._is_right = False
         self._thread: threading.Thread | None = None
@@ -279,25 +284,28 @@ class _Hasher:
     def fileno(self) -> int:
         return self._ours.fileno()
 
+    def is_open(self) -> bool:
+        return self._ours.is_open() and self._theirs.is_open()
+
     def start(self, password: bytes, hashed: bytes) -> None:
         """Begin a hash; none may be going on."""
         self._job = (password, hashed)
         if self._thread is None:
             self._run()
-        self._ours.send(b"\0")
+        self._ours.socket.send(b"\0")
 
     def result(self) -> bool | None:
         """Take the result; None when there is none."""
         try:
-            return self._is_right if self._ours.recv(1) else None
+            return self._is_right if self._ours.socket.recv(1) else None
         except OSError:
             return None
 
     def close(self) -> None:
         if self._thread is not None and self._pid == os.getpid():
-            with contextlib.suppress(OSError):  # it was closed before
+            if self._ours.is_open():
                 # Not only closed: a child that is being forked may still have it open.
-                self._ours.shutdown(socket.SHUT_RDWR)
+                self._ours.socket.shutdown(socket.SHUT_RDWR)
         else:
             self._theirs.close()
         self._ours.close()
@@ -313,13 +321,15 @@ class _Hasher:
         atexit.register(self._finish)
 
     def _work(self, checkpw: Callable[[bytes, bytes], bool]) -> None:
-        with self._theirs, contextlib.suppress(OSError):  # the server is gone
-            while self._theirs.recv(1):
+        theirs = self._theirs
+        with contextlib.closing(theirs), contextlib.suppress(OSError):  # the server is gone
+            while theirs.is_open() and theirs.socket.recv(1):
                 try:
                     self._is_right = checkpw(*self._job)
                 except Exception:  # whatever it is, nobody is let in by it
                     self._is_right = False
-                self._theirs.send(b"\0")
+                if theirs.is_open():
+                    theirs.socket.send(b"\0")
 
     def _finish(self) -> None:
         # Up to Python 3.13 a thread that comes back from bcrypt while the interpreter

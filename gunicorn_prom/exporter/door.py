@@ -192,6 +192,12 @@ class Door:
         if "passwords" in self.__dict__:
             self.passwords.close()
 
+    def reopen(self) -> None:
+        """Have open what was closed, for a further server."""
+        if not self.passwords.is_open():
+            self.passwords.close()
+            del self.passwords
+
 
 def unauthorized() -> Answer:
     """Return the answer to a request without the right password."""

@@ -9,7 +9,6 @@ import json
 import os
 import posix
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gunicorn_prom
 from gunicorn_prom.app_metrics import VARIABLE
-from gunicorn_prom.exporter.listener import HANDED_OVER, drop_inherited, listen, url_of
+from gunicorn_prom.descriptors import Descriptor
+from gunicorn_prom.exporter.listener import HANDED_OVER, MetricsSocket, drop_inherited, url_of
 from gunicorn_prom.own_imports import apart_from, places_of
 from gunicorn_prom.reader import ServerReader
 from gunicorn_prom.state import State
@@ -108,7 +108,7 @@ class ExporterHost:
 
     @staticmethod
     def prepare(
-        cfg: Any, state: State, listener: socket.socket | None, log: Any
+        cfg: Any, state: State, listener: MetricsSocket | None, log: Any
     ) -> "ExporterHost | None":
         """Bind the metrics server that `cfg` asks for; None when it asks for none.
 
@@ -130,13 +130,15 @@ class ExporterHost:
                 door = open_door(
                     service.web_config, log, lambda: state.board.count_server_error("web_config")
                 )
-            listener = listener or listen(service.bind)
+            listener = listener or MetricsSocket.open(service.bind)
+            with suppress(OSError):  # else it is tried again when it begins
+                listener.restore()
             host = (
                 ProcessHost(listener, service, state, log)
                 if service.where == "process"
                 else ThreadHost(listener, service, state, log, door)
             )
-        host.url = url_of(listener, service.path, "http" if door is None else door.scheme)
+        host.url = url_of(listener.address, service.path, "http" if door is None else door.scheme)
         host.history = history
         log.info("Metrics at %s (%s)", host.url, service.where)
         return host
@@ -167,18 +169,18 @@ class ExporterHost:
             successor.history = running.dump_history()
         return successor
 
-    def __init__(self, listener: socket.socket, service: Service, state: State, log: Any) -> None:
+    def __init__(self, listener: MetricsSocket, service: Service, state: State, log: Any) -> None:
         self.service = service
         self._listener = listener
         self._state = state
         self._log = log
-        self._lifeline: int | None = None
+        self._lifeline: Descriptor | None = None
         self._handing_over = False
         os.register_at_fork(after_in_child=self._close_in_child)
 
-    def share_listener(self) -> socket.socket:
+    def share_listener(self) -> MetricsSocket:
         """Return a second descriptor of the socket, which outlives this host's."""
-        return self._listener.dup()
+        return MetricsSocket.of(self._listener.restore().dup())
 
     def begin(self) -> None:
         """Start to serve.
@@ -205,6 +207,8 @@ class ExporterHost:
     @contextmanager
     def handed_over(self) -> Iterator[None]:
         """Fork a child in which the socket stays open, for the next generation."""
+        with suppress(OSError):  # then the next one has it when this one ends
+            self._listener.restore()
         self._handing_over = True
         try:
             yield
@@ -213,25 +217,23 @@ class ExporterHost:
 
     def pass_on(self, environ: dict[str, str]) -> None:
         """Tell the next generation, about to be executed in this child, what it takes over."""
-        self._listener.set_inheritable(True)
-        environ[HANDED_OVER] = str(self._listener.fileno())
-        try:
+        environ[HANDED_OVER] = self._listener.pass_on()
+        environ.pop(HISTORY, None)
+        with suppress(OSError):  # the next one begins anew
             descriptor = os.memfd_create("gunicorn-prom")
             os.write(descriptor, self.dump_history())
-        except OSError:
-            return  # the next one begins anew
-        os.set_inheritable(descriptor, True)
-        environ[HISTORY] = str(descriptor)
+            environ[HISTORY] = Descriptor(descriptor).pass_on()
 
     def _make_lifeline(self) -> int:
         """Return the end of a new lifeline that the server watches; ours replaces the last."""
         self._cut_lifeline()
-        theirs, self._lifeline = os.pipe()
+        theirs, ours = os.pipe()
+        self._lifeline = Descriptor(ours)
         return theirs
 
     def _cut_lifeline(self) -> None:
         if self._lifeline is not None:
-            os.close(self._lifeline)
+            self._lifeline.close()
             self._lifeline = None
 
     def _close_in_child(self) -> None:
@@ -247,7 +249,7 @@ class ThreadHost(ExporterHost):
 
     def __init__(
         self,
-        listener: socket.socket,
+        listener: MetricsSocket,
         service: Service,
         state: State,
         log: Any,
@@ -271,11 +273,7 @@ class ThreadHost(ExporterHost):
         endpoint = self._endpoint_module.Endpoint({"": reader}, self.service.path, self._log)
         self._endpoint = endpoint
         self._load_history(endpoint)
-        self._server = self._server_module.Server(
-            self._listener, endpoint.respond, self._log, self._make_lifeline(), self._door
-        )
-        self._server.watch = endpoint.watch
-        self._run()
+        self._run(endpoint)
 
     def _load_history(self, endpoint: "Endpoint") -> None:
         history, self.history = self.history, b""
@@ -290,17 +288,25 @@ class ThreadHost(ExporterHost):
         """Return the last minutes as this server has seen them."""
         return b"" if self._endpoint is None else self._endpoint.dump_history()
 
-    def _run(self) -> None:
-        assert self._server is not None  # begin() has made it
+    def _run(self, endpoint: "Endpoint") -> None:
+        server = self._server_module.Server(
+            self._listener.restore(), endpoint.respond, self._log, self._make_lifeline(), self._door
+        )
+        server.watch = endpoint.watch
+        self._server = server
         self._thread = threading.Thread(
-            target=self._serve, args=(self._server,), name="gunicorn-prom", daemon=True
+            target=self._serve, args=(server,), name="gunicorn-prom", daemon=True
         )
         self._thread.start()
 
     def revive(self) -> None:
-        """Start the thread again if it has died."""
-        if self._thread is not None and not self._thread.is_alive():
-            self._run()
+        """Start the thread again if it has died; whatever somebody has closed it gets anew."""
+        if self._endpoint is None or (self._thread is not None and self._thread.is_alive()):
+            return
+        server, self._server = self._server, None
+        if server is not None:
+            server.close(keep_listener=True)
+        self._run(self._endpoint)
 
     def stop(self) -> None:
         """End the thread, which finishes the requests that it has."""
@@ -318,7 +324,10 @@ class ThreadHost(ExporterHost):
         except Exception as error:
             # `revive` starts another one within a second, which may fail in the same way.
             if repr(error) != self._failure:
-                self._log.exception("gunicorn-prom: the metrics server failed")
+                is_users = isinstance(error, self._server_module.ClosedError)
+                self._log.error(
+                    "gunicorn-prom: the metrics server failed: %s", error, exc_info=not is_users
+                )
             self._failure = repr(error)
             self._state.board.count_master_error("server")
 
@@ -353,7 +362,7 @@ class ProcessHost(ExporterHost):
     event loop that the master does not run.
     """
 
-    def __init__(self, listener: socket.socket, service: Service, state: State, log: Any) -> None:
+    def __init__(self, listener: MetricsSocket, service: Service, state: State, log: Any) -> None:
         super().__init__(listener, service, state, log)
         self._pid = 0
         self._started = 0.0
@@ -365,6 +374,8 @@ class ProcessHost(ExporterHost):
     def revive(self) -> None:
         """Start the process again if it has died, not more than once a second."""
         self.reap()
+        if self._pid and not self._listener.is_open():
+            self._cut_lifeline()  # or it would keep the address from us
         if self._pid or not self._started:
             return
         if time.monotonic() - self._started > RESTART_PAUSE_S:
@@ -397,11 +408,13 @@ class ProcessHost(ExporterHost):
         return bool(self._pid)
 
     def _spawn(self) -> None:
+        self._started = time.monotonic()
         # Descriptors reach the process as copies under fixed numbers: the originals
         # are closed by exec.
+        listener_fd = self._listener.restore().fileno()
         lifeline = self._make_lifeline()
         board = self._state.board
-        descriptors = (self._listener.fileno(), lifeline, board.board_fd, board.keys_fd)
+        descriptors = (listener_fd, lifeline, board.board_fd, board.keys_fd)
         first = max(descriptors) + 1
         copies = [(os.POSIX_SPAWN_DUP2, fd, first + i) for i, fd in enumerate(descriptors)]
         options = {
@@ -410,7 +423,6 @@ class ProcessHost(ExporterHost):
             "web_config": self.service.web_config,
             "descriptors": [copy for _, _, copy in copies],
         }
-        self._started = time.monotonic()
         # -P, for the application's directory may hold modules of any name.
         self._pid = posix.posix_spawn(
             sys.executable,
@@ -422,11 +434,11 @@ class ProcessHost(ExporterHost):
 
 
 def _inherited_history() -> bytes:
-    descriptor = os.environ.pop(HISTORY, None)
+    descriptor = Descriptor.take_over(os.environ.pop(HISTORY, ""))
     if descriptor is None:
         return b""
     try:
-        with open(int(descriptor), "rb") as file:
+        with open(descriptor.fileno(), "rb") as file:
             file.seek(0)
             return file.read()
     except (OSError, ValueError):

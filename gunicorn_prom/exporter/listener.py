@@ -8,17 +8,90 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
+from gunicorn_prom.descriptors import Descriptor, OwnSocket
 from gunicorn_prom.errors import BindError
 from gunicorn_prom.paths import is_allowed
 from gunicorn_prom.settings import parse_bind
 
-__all__ = ["HANDED_OVER", "drop_inherited", "listen", "trial_of", "try_bind", "url_of"]
+__all__ = [
+    "HANDED_OVER",
+    "MetricsSocket",
+    "drop_inherited",
+    "listen",
+    "trial_of",
+    "try_bind",
+    "url_of",
+]
 
 # The descriptor of the socket, from a master to the one that replaces it (USR2).
 HANDED_OVER = "GUNICORN_PROM_FD"
 BACKLOG = 1024
 # Of a unix socket: unix(7).
 MAX_PATH_BYTES = 107
+
+
+class MetricsSocket:
+    """The listening socket of the metrics server in a master, whose code may close it.
+
+    Attributes:
+        address: as `socket.bind` takes it.
+    """
+
+    def __init__(
+        self, family: int, address: tuple[Any, ...], bound: socket.socket | None = None
+    ) -> None:
+        self.address = address
+        self._family = family
+        self._own = None if bound is None else OwnSocket(bound)
+
+    @classmethod
+    def open(cls, address: str) -> "MetricsSocket":
+        """Bind the address, or take over the socket of the last generation, see `listen`.
+
+        Where somebody has closed the latter it may be bound only later: until it ends, the last
+        generation answers there for both.
+
+        Raises:
+            BindError: the address cannot be had.
+        """
+        passed_on = os.environ.get(HANDED_OVER)
+        is_lost = passed_on is not None and Descriptor.take_over(passed_on) is None
+        try:
+            return cls.of(listen(address))
+        except BindError:
+            if not is_lost:
+                raise
+            family, _, _, _, sockaddr = _resolve(*parse_bind(address))
+            return cls(family, sockaddr)
+
+    @classmethod
+    def of(cls, bound: socket.socket) -> "MetricsSocket":
+        """Take a socket that is bound, and that nobody else may close."""
+        return cls(bound.family, bound.getsockname(), bound)
+
+    def is_open(self) -> bool:
+        """Tell whether it is bound, and nobody else has closed it."""
+        return self._own is not None and self._own.is_open()
+
+    def restore(self) -> socket.socket:
+        """Return the socket for use at once, bound again if somebody else has closed it.
+
+        Raises:
+            OSError: the address cannot be had any more.
+        """
+        if self._own is None or not self._own.is_open():
+            self.close()
+            self._own = OwnSocket(_bind(self._family, self.address))
+        return self._own.socket
+
+    def pass_on(self) -> str:
+        """Keep it for the next generation, see `Descriptor.pass_on`; "" where it is closed."""
+        return self._own.pass_on() if self._own is not None and self._own.is_open() else ""
+
+    def close(self) -> None:
+        """Close it, unless somebody else has."""
+        if self._own is not None:
+            self._own.close()
 
 
 def listen(address: str) -> socket.socket:
@@ -37,17 +110,21 @@ def listen(address: str) -> socket.socket:
             return inherited
         inherited.close()
     try:
-        family, kind, protocol, _, sockaddr = _resolve(host, port)
-        listener = socket.socket(family, kind, protocol)
+        family, _, _, _, sockaddr = _resolve(host, port)
+        return _bind(family, sockaddr)
     except OSError as error:
         raise _bind_error(address, error) from error
+
+
+def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(sockaddr)
+        listener.bind(address)
         listener.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise _bind_error(address, error) from error
+        raise
     listener.setblocking(False)
     return listener
 
@@ -60,11 +137,10 @@ def drop_inherited() -> None:
 
 
 def _inherited_listener() -> socket.socket | None:
-    descriptor = os.environ.pop(HANDED_OVER, None)
+    descriptor = Descriptor.take_over(os.environ.pop(HANDED_OVER, ""))
     if descriptor is None:
         return None
-    listener = socket.socket(fileno=int(descriptor))
-    listener.set_inheritable(False)
+    listener = socket.socket(fileno=descriptor.fileno())
     listener.setblocking(False)
     return listener
 
@@ -150,8 +226,8 @@ def _check_place(path: str) -> None:
         raise OSError(errno.EACCES, f"the directory {directory} is not writable")
 
 
-def url_of(listener: socket.socket, path: str, scheme: str = "http") -> str:
-    """Return the URL of `path` on the address that `listener` really has."""
-    host, port = listener.getsockname()[:2]
+def url_of(address: tuple[Any, ...], path: str, scheme: str = "http") -> str:
+    """Return the URL of `path` on the address that a listener really has."""
+    host, port = address[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}:{port}{path}"

@@ -14,7 +14,6 @@ import contextlib
 import errno
 import logging
 import math
-import os
 import selectors
 import socket
 import ssl  # Gunicorn's configuration has imported it anyway
@@ -23,13 +22,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gunicorn_prom.descriptors import Descriptor, OwnSocket
 from gunicorn_prom.exporter.message import Answer, Request, refusal, understand, word
 
 if TYPE_CHECKING:
-    from gunicorn_prom.exporter.authentication import Check
+    from gunicorn_prom.exporter.authentication import Check, Passwords
     from gunicorn_prom.exporter.door import Door, Visit
 
-__all__ = ["Server"]
+__all__ = ["ClosedError", "Server"]
 
 MAX_CONNECTIONS = 256
 MAX_REQUEST_BYTES = 16 * 1024
@@ -57,6 +57,10 @@ _Step: TypeAlias = "Callable[[_Connection], _Next]"
 _Next: TypeAlias = "_Step | None"
 
 
+class ClosedError(Exception):
+    """Other code of the process has closed what the server needs; a new one can go on."""
+
+
 class Server:
     """Answer the requests that come to `listener`.
 
@@ -81,10 +85,10 @@ class Server:
         lifeline: int,
         door: "Door | None" = None,
     ) -> None:
-        self.listener = listener
+        self._listener = OwnSocket(listener)
         self._respond = respond
         self._log = log
-        self._lifeline = lifeline
+        self._lifeline = Descriptor(lifeline)
         self._door = door
         self.watch: Callable[[], float] = lambda: math.inf
         self._watch_due = 0.0
@@ -95,20 +99,30 @@ class Server:
         # Without it the thread, busy, would take the lock again before anybody else.
         self.turnstile = threading.Lock()
         self._connections: dict[socket.socket, _Connection] = {}
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
-        self._selector.register(lifeline, selectors.EVENT_READ)
+        # Not epoll, whose descriptor nothing tells from that of another one.
+        self._selector = selectors.PollSelector()
+        self._selector.register(listener, selectors.EVENT_READ, self._listener)
+        self._selector.register(lifeline, selectors.EVENT_READ, self._lifeline)
+        self._needed: list[Descriptor | Passwords] = [self._listener, self._lifeline]
         if door is not None:
-            self._selector.register(door.passwords, selectors.EVENT_READ)
+            door.reopen()
+            self._selector.register(door.passwords, selectors.EVENT_READ, door.passwords)
+            self._needed.append(door.passwords)
 
     def serve(self) -> None:
-        """Answer until the lifeline is cut, then finish what was begun and close."""
+        """Answer until the lifeline is cut, then finish what was begun and close.
+
+        Raises:
+            ClosedError: somebody else has closed what it needs.
+        """
         while self._turn():
             pass
         # Whoever shares the listener goes on; what this one has accepted is its own.
-        self._selector.unregister(self._lifeline)
-        self._selector.unregister(self.listener)
-        self.listener.close()
+        self._needed = [needed for needed in self._needed if not isinstance(needed, Descriptor)]
+        for key in list(self._selector.get_map().values()):
+            if key.data in (self._lifeline, self._listener):
+                self._selector.unregister(key.fd)
+        self._listener.close()
         told = time.monotonic()
         while self._connections and time.monotonic() - told < self._drain_s():
             self._turn()
@@ -122,21 +136,26 @@ class Server:
         """Wait for something to do, half a second at the most, and do it.
 
         Returns False when the lifeline is cut.
+
+        Raises:
+            ClosedError: see `serve`.
         """
         is_cut = False
         events = self._selector.select(min(TURN_S, max(0.0, self._watch_due - time.monotonic())))
         with self.turnstile:
             self.lock.acquire()
         try:
+            if not all(needed.is_open() for needed in self._needed):
+                raise ClosedError("somebody else has closed its descriptors")
             for key, _ in events:
-                if key.fileobj is self.listener:
+                if key.data is self._listener:
                     self._accept()
                 elif key.fileobj in self._connections:
                     self._advance(self._connections[key.fileobj])
-                elif self._door is not None and key.fileobj is self._door.passwords:
+                elif self._door is not None and key.data is self._door.passwords:
                     self._door.passwords.collect()
                 else:
-                    is_cut |= key.fileobj == self._lifeline
+                    is_cut |= key.data is self._lifeline
             self._close_overdue()
             if time.monotonic() >= self._watch_due:
                 self._watch_due = time.monotonic() + self.watch()
@@ -145,20 +164,16 @@ class Server:
         return not is_cut
 
     def close(self, *, keep_listener: bool = False) -> None:
-        """Close every descriptor, also in a forked child, where that ends nothing.
-
-        Closing the selector, instead of taking the sockets out of it, leaves the
-        parent's untouched: both share one epoll instance.
-        """
+        """Close every descriptor, also in a forked child, where that ends nothing."""
         self._selector.close()
-        os.close(self._lifeline)
-        for client in self._connections:
-            client.close()
+        self._lifeline.close()
+        for connection in self._connections.values():
+            connection.own.close()
         self._connections.clear()
         if self._door is not None:
             self._door.close()
         if not keep_listener:
-            self.listener.close()
+            self._listener.close()
 
     def _accept(self) -> None:
         if self._door is not None:
@@ -168,7 +183,7 @@ class Server:
             if self.turnstile.locked():
                 return  # a fork waits, and so do they in the backlog
             try:
-                client, address = self.listener.accept()
+                client, address = self._listener.socket.accept()
             except OSError as error:
                 # Gone again, taken by another generation, or no descriptor is left: then
                 # one of ours must go, or the listener would stay readable for ever.
@@ -195,6 +210,9 @@ class Server:
 
     def _advance(self, connection: "_Connection") -> None:
         """Take the next steps of a connection until one has to wait, or it is over."""
+        if not connection.own.is_open():  # its number may be anybody's by now
+            self._close(connection)
+            return
         try:
             while connection.step is not None:
                 connection.step = connection.step(connection)
@@ -334,11 +352,12 @@ class Server:
         self._watch(connection, 0)
         if connection.check is not None and self._door is not None:
             self._door.give_up(connection.check)
-        with contextlib.suppress(OSError):  # the client may have been first
-            # A worker that is being forked may still have a copy of the socket open;
-            # this ends the connection all the same.
-            connection.client.shutdown(socket.SHUT_RDWR)
-        connection.client.close()
+        if connection.own.is_open():
+            with contextlib.suppress(OSError):  # the client may have been first
+                # A worker that is being forked may still have a copy of the socket open;
+                # this ends the connection all the same.
+                connection.client.shutdown(socket.SHUT_RDWR)
+        connection.own.close()
 
 
 class _ParkedError(Exception):
@@ -349,6 +368,7 @@ class _Connection:
     """One client: its request is read, then perhaps its password checked, then it is answered.
 
     Attributes:
+        own: the client's socket, which other code may close.
         visit: what the door knows of it; None without a door.
         step: what is next.
         deadline: CLOCK_MONOTONIC seconds at which the connection is closed.
@@ -360,6 +380,7 @@ class _Connection:
 
     def __init__(self, client: socket.socket, visit: "Visit | None", step: _Step) -> None:
         self.client = client
+        self.own = OwnSocket(client)
         self.visit = visit
         self.step: _Next = step
         self.deadline = time.monotonic() + READ_TIMEOUT_S

@@ -132,7 +132,7 @@ def serve(roots: Mapping[str, Path], bind: str, path: str, web_config: str | Non
         door = open_door(web_config, log, partial(endpoint.count_error, "web_config"))
     listener = listen(bind)
     lifeline = _cut_by(signal.SIGTERM, signal.SIGINT)
-    log.info("Metrics at %s", url_of(listener, path, door.scheme if door else "http"))
+    log.info("Metrics at %s", url_of(listener.getsockname(), path, door.scheme if door else "http"))
     for reader in readers.values():
         reader.read()
     server = Server(listener, endpoint.respond, log, lifeline, door)

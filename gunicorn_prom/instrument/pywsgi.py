@@ -47,9 +47,17 @@ class PyWSGISeam:
 
     def install(self, worker: Any) -> None:
         """Have the server of `worker` make handlers that count."""
-        names = {"_gunicorn_prom_seam": self}
         handler_class = worker.wsgi_handler
-        worker.wsgi_handler = type(handler_class.__name__, (_Handler, handler_class), names)
+        names = {"_gunicorn_prom_seam": self}
+        counting = type(handler_class.__name__, (_Handler, handler_class), names)
+
+        def make_handler(*args: Any, **kwargs: Any) -> Any:
+            handler = handler_class(*args, **kwargs)
+            # Not before, for a class of the user's own may ask which one it makes.
+            handler.__class__ = counting
+            return handler
+
+        worker.wsgi_handler = make_handler
 
     def have_clients_close(self) -> None:
         """Have every connection closed behind its next answer, or soon if none comes.

@@ -7,6 +7,7 @@ when Gunicorn's SIGABRT reaches Python.
 """
 
 import faulthandler
+import fcntl
 import gc
 import itertools
 import math
@@ -14,10 +15,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
+from gunicorn_prom.descriptors import Descriptor
 from gunicorn_prom.instrument.record import Recorder
 from gunicorn_prom.instrument.routes import noted
 from gunicorn_prom.keys import OTHER, TIMEOUTS
@@ -58,8 +61,17 @@ class StackWriter:
         self._slot, self._recorder = slot, recorder
         # Now, for the worker may drop its privileges next.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o600)
-        faulthandler.register(STACKS_SIGNAL, file=self._fd, all_threads=True)
+        self._file = Descriptor(os.open(path, flags, 0o600), path)
+        # faulthandler has but the number. The lock goes with the file: that is how the master
+        # sees whether the application has closed it, and what has got its number since.
+        fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        faulthandler.register(STACKS_SIGNAL, file=self._file.fileno(), all_threads=True)
+        os.register_at_fork(after_in_child=self._close_in_child)
+
+    def _close_in_child(self) -> None:
+        # Or it would hold the lock when the worker does not any more.
+        faulthandler.unregister(STACKS_SIGNAL)
+        self._file.close()
 
     def watch_abort(self) -> None:
         """Add what faulthandler cannot see when SIGABRT comes, before whoever handles it.
@@ -86,7 +98,7 @@ class StackWriter:
         try:
             requests: list[_Request] = []
             text = "\n".join(["", *_blocks(requests)])
-            os.write(self._fd, text.encode(errors="replace")[:MAX_BYTES])
+            os.write(self._file.fileno(), text.encode(errors="replace")[:MAX_BYTES])
             running = _find_request(list(_callers(frame)))
             if running is not None:
                 self._note_route(running)
@@ -96,7 +108,9 @@ class StackWriter:
             # Not by a log: whoever was interrupted may have its lock.
             place = self._slot.layout.errors + ERROR_PLACES.index("autopsy")
             self._slot.cells[self._slot.counters + place] += 1.0
-            os.write(self._fd, f"\nThe rest failed: {type(failure).__name__}\n".encode())
+            with suppress(OSError):
+                text = f"\nThe rest failed: {type(failure).__name__}\n"
+                os.write(self._file.fileno(), text.encode())
 
     def _note_route(self, request: "_Request") -> None:
         slot = self._slot

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gunicorn_prom.exporter.host import Service, ThreadHost
-from gunicorn_prom.exporter.listener import listen
+from gunicorn_prom.exporter.listener import MetricsSocket
 from gunicorn_prom.exporter.server import Server
 from gunicorn_prom.state import State
 from tests.support import Metrics, request, wait_for
@@ -19,8 +19,8 @@ def test_a_history_that_cannot_be_read_is_left(
 ) -> None:
     """The server serves without it, and the failure is logged and counted."""
     state = State.create(tmp_path, {**META, "generation": 1})
-    listener = listen("127.0.0.1:0")
-    port = listener.getsockname()[1]
+    listener = MetricsSocket.open("127.0.0.1:0")
+    port = listener.address[1]
     service = Service(state.path, "127.0.0.1:0", "/metrics", "thread", None)
     host = ThreadHost(listener, service, state, log, None)
     host.history = b"nonsense"
@@ -48,8 +48,8 @@ def test_a_failure_of_another_kind_is_logged_too(
 
     monkeypatch.setattr(Server, "serve", fail_at_first)
     state = State.create(tmp_path, {**META, "generation": 1})
-    listener = listen("127.0.0.1:0")
-    port = listener.getsockname()[1]
+    listener = MetricsSocket.open("127.0.0.1:0")
+    port = listener.address[1]
     service = Service(state.path, "127.0.0.1:0", "/metrics", "thread", None)
     host = ThreadHost(listener, service, state, log, None)
     with caplog.at_level(logging.ERROR):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gunicorn_prom.descriptors import Descriptor
 from gunicorn_prom.keys import (
     ERROR_HANDLING,
     EXCEPTIONS,
@@ -28,7 +29,7 @@ def open_keys(tmp_path: Path) -> Iterator[Opener]:
 
     def open_once_more() -> KeyFile:
         opened.append(os.open(tmp_path / "keys", os.O_RDWR | os.O_CREAT | os.O_APPEND))
-        return KeyFile(opened[-1])
+        return KeyFile(Descriptor(opened[-1]))
 
     yield open_once_more
     for fd in opened:
@@ -132,6 +133,6 @@ def test_writers_at_the_same_time_agree(open_keys: Opener) -> None:
 def test_a_full_disk_is_an_error_of_the_caller(open_keys: Opener) -> None:
     """What cannot be appended raises, and is not taken for a row."""
     with open("/dev/full", "r+b", buffering=0) as full:
-        keys = KeyFile(full.fileno())
+        keys = KeyFile(Descriptor(full.fileno()))
         with pytest.raises(OSError, match="No space left"):
             keys.row(HTTP, ("GET", "200"))
