@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import difflib
 import faulthandler
+import fcntl
 import functools
 import gc
 import inspect
@@ -37,6 +38,7 @@ from gunicorn.errors import AppImportError
 from gunicorn_prom.app_directory import AppDirectory, announce
 from gunicorn_prom.app_metrics import VARIABLE
 from gunicorn_prom.configuration import Configuration
+from gunicorn_prom.descriptors import Descriptor
 from gunicorn_prom.errors import is_users, place
 
 __all__ = ["OUTCOMES", "AppReport", "Sight", "main", "writable"]
@@ -141,16 +143,26 @@ def main(order: dict[str, Any]) -> None:
     Args:
         order: what `gunicorn_prom.checks.probe` asks for.
     """
-    pipe: int = order["pipe"]
-    os.set_inheritable(pipe, False)
+    pipe = Descriptor(_move_away(order["pipe"]), Path(order["pipe_path"]))
     sys.argv = order["argv"]
-    _be_harmless(pipe, order["limit_s"])
+    _be_harmless(pipe.fileno(), order["limit_s"])
     try:
         line = json.dumps(asdict(_Trial(order).report()))
-        os.write(pipe, line.encode() + b"\n")
+        os.write(pipe.fileno(), line.encode() + b"\n")
         atexit._run_exitfuncs()  # temporary files are removed by these
     finally:
         os._exit(0)  # whatever threads there are
+
+
+def _move_away(pipe: int) -> int:
+    """Give the pipe a number that no other file will get when the application has closed it.
+
+    faulthandler writes by the number, whatever that refers to by then.
+    """
+    number = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) - 1
+    moved = fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, number)
+    os.close(pipe)
+    return moved
 
 
 def _be_harmless(pipe: int, limit_s: float) -> None:

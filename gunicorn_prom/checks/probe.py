@@ -73,23 +73,24 @@ def _probe(configuration: Configuration, directory: str) -> AppReport:
     limit_s = limit_of(configuration)
     ours, theirs = os.pipe()
     try:
-        process = _start(configuration, directory, limit_s, theirs)
+        process = _start(configuration, directory, limit_s, (ours, theirs))
         try:
-            os.close(theirs)
             received = _read_report(ours, process, limit_s + GRACE_S)
             return _judge(received, process, limit_s)
         finally:
             _end(process)
     finally:
         os.close(ours)
+        os.close(theirs)  # so late, for the application may close its own
 
 
 def _start(
-    configuration: Configuration, directory: str, limit_s: float, pipe: int
+    configuration: Configuration, directory: str, limit_s: float, pipe: tuple[int, int]
 ) -> subprocess.Popen[bytes]:
     cfg: Any = configuration.cfg
     order = {
-        "pipe": pipe,
+        "pipe": pipe[1],
+        "pipe_path": f"/proc/{os.getpid()}/fd/{pipe[0]}",
         "path": IMPORT_PATH,
         "arguments": cfg.arguments,
         "argv": [sys.argv[0], "run", *cfg.arguments],
@@ -105,7 +106,7 @@ def _start(
         stderr=subprocess.DEVNULL,
         cwd=cfg.settings["chdir"].default,  # where the command was given
         env=_environment(cfg.env_orig, directory),
-        pass_fds=[pipe],
+        pass_fds=[pipe[1]],
         start_new_session=True,
     )
 
@@ -124,18 +125,14 @@ def _environment(given: dict[str, str], directory: str) -> dict[str, str]:
 
 
 def _read_report(pipe: int, process: subprocess.Popen[bytes], limit_s: float) -> bytes:
-    """Return what the process writes until its report is complete, it ends, or time is up.
-
-    What it has forked may keep the pipe open after it.
-    """
+    """Return what the process writes until its report is complete, it ends, or time is up."""
     received = b""
     end = time.monotonic() + limit_s
     while time.monotonic() < end and len(received) < MAX_REPORT_BYTES:
         has_ended = process.poll() is not None
         if select.select([pipe], [], [], 0 if has_ended else POLL_S)[0]:
-            part = os.read(pipe, 1 << 16)
-            received += part
-            if not part or _is_report(received):
+            received += os.read(pipe, 1 << 16)
+            if _is_report(received):
                 break
         elif has_ended:
             break

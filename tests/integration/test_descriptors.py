@@ -15,6 +15,7 @@ from tests.support import (
     gunicorn_prom,
     is_running,
     plain_gunicorn,
+    run_to_end,
     wait_for,
 )
 
@@ -266,3 +267,11 @@ def test_standard_input_closed_and_a_daemon(tmp_path: Path) -> None:
         server.wait_for_requests(1)
         os.kill(int(pidfile.read_text()), signal.SIGTERM)
         wait_for(lambda: not list(server.state_directory.iterdir()), "the end")
+
+
+def test_the_check_of_an_application_that_closes_everything(tmp_path: Path) -> None:
+    """It loads, and so the check says."""
+    environ = {"CLOSING": "everything", "DATABASES": "1"}
+    result = run_to_end(tmp_path, APP, command=("check",), environ=environ)
+    assert "error" not in result.stdout
+    assert result.returncode == 0
