@@ -18,6 +18,7 @@ import atexit
 import errno
 import fcntl
 import os
+import posix
 import re
 import shutil
 import stat
@@ -122,7 +123,7 @@ def _release(path: str) -> None:
     with suppress(OSError):
         # It may be another file's by now, where the configuration has closed all descriptors.
         if _identity(descriptor) == identity:
-            os.close(descriptor)
+            posix.close(descriptor)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:
@@ -153,7 +154,7 @@ def _remove_unheld(path: str) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
 
 
 def withdraw() -> None:
@@ -337,4 +338,4 @@ def _try(directory: Path) -> None:
         path.unlink()
         claim(descriptor, 0, MIN_ROOM_BYTES)
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)

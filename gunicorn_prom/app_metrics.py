@@ -36,6 +36,7 @@ import itertools
 import json
 import math
 import os
+import posix
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -190,7 +191,7 @@ def opened(path: Path) -> Iterator[int | None]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def read(fd: int, keys: KeyCache) -> Content:
@@ -408,7 +409,7 @@ class Folder:
         finally:
             # Closing alone would not do if a thread has forked meanwhile.
             fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+            posix.close(fd)
 
     def _knows_format(self, files: list[FileName]) -> bool:
         if self._is_format_known:

@@ -4,6 +4,7 @@
 `gunicorn_prom.hooks` turns the running arbiter into it, so both do the same.
 """
 
+import atexit
 import gc
 import os
 import platform
@@ -74,35 +75,48 @@ class PrometheusArbiter(Arbiter):
     """Supervise workers as Gunicorn does, and keep their places on the scoreboard.
 
     Whatever fails in our part is logged once and counted; supervision goes on.
+
+    Gunicorn's own arbiter may be one of the user's, and hooks put what they like on it. So all that
+    is ours has names that Python makes this class's own.
     """
 
-    _state: State | None = None
-    _roster: Roster | None = None
-    _exporter: ExporterHost | None = None
-    _app_folder: Folder | None = None
-    _oom_kills: OomKills | None = None
+    __state: State | None = None
+    __roster: Roster | None = None
+    __exporter: ExporterHost | None = None
+    __app_folder: Folder | None = None
+    __oom_kills: OomKills | None = None
     # The one forked last, which in its own process is the worker itself.
-    _last_worker: Any = None
-    _autopsies: Autopsies | None = None
-    _is_adopted = False
-    _is_serving = False
-    _is_folding = False
+    __last_worker: Any = None
+    __autopsies: Autopsies | None = None
+    __is_adopted = False
+    __is_serving = False
+    __is_folding = False
     # Why the master tells a worker to go, unless something else is known.
-    _intent = "scale_down"
-    _vitals_due = 0.0
+    __intent = "scale_down"
+    __vitals_due = 0.0
     # What was last told of where we listen, and on which board.
-    _published: tuple[float, list[Listener], str] | None = None
+    __published: tuple[float, list[Listener], str] | None = None
     # The age of the last worker before those of which one is to boot for the server to be ready.
-    _awaited_age: int | None = None
-    _failed_places: frozenset[str] = frozenset()
+    __awaited_age: int | None = None
+    __failed_places: frozenset[str] = frozenset()
     log: Any
     WORKERS: dict[int, Any]  # type: ignore[misc]  # typed as a class variable elsewhere
+
+    def _gunicorn_prom_take_over(self) -> None:
+        """Begin, in an arbiter of plain Gunicorn that has just become this one.
+
+        Raises:
+            GunicornPromError: see `start`.
+        """
+        self.__is_adopted = True
+        self.__open()
+        self.__apply_settings()
 
     def __init__(self, app: Any) -> None:
         try:
             super().__init__(app)
         except BaseException:  # a preloaded application may end the process
-            self._close()
+            self.__close()
             raise
 
     def setup(self, app: Any) -> None:
@@ -111,18 +125,18 @@ class PrometheusArbiter(Arbiter):
         Raises:
             StateError: at start, the state directory cannot be used.
         """
-        is_start = self._state is None
+        is_start = self.__state is None
         if is_start:
             # Before an application that is preloaded imports prometheus_client.
-            self._make_state(app.cfg)
+            self.__make_state(app.cfg)
         super().setup(app)
-        if self._is_adopted:
+        if self.__is_adopted:
             read_own_settings(app)
-        self.apply_settings()
+        self.__apply_settings()
         if is_start:
-            self._begin_folding()
+            self.__begin_folding()
         else:
-            self._follow_settings()
+            self.__follow_settings()
 
     def start(self) -> None:
         """Bind the metrics server, then start as Gunicorn does.
@@ -130,11 +144,11 @@ class PrometheusArbiter(Arbiter):
         Raises:
             GunicornPromError: the address cannot be had.
         """
-        self.open()
+        self.__open()
         try:
             super().start()
         except BaseException:  # Gunicorn ends the process when it cannot bind
-            self._close()
+            self.__close()
             raise
 
     def init_signals(self) -> None:
@@ -143,7 +157,7 @@ class PrometheusArbiter(Arbiter):
             self.SIG_QUEUE = cast("Any", SignalQueue())
         super().init_signals()
 
-    def apply_settings(self) -> None:
+    def __apply_settings(self) -> None:
         """Put ourselves beside what the configuration has just said."""
         add_own_settings(self.cfg)
         worker_class: Any = self.worker_class
@@ -157,7 +171,7 @@ class PrometheusArbiter(Arbiter):
         users_pre_fork, users_post_fork, users_pre_exec = cfg.pre_fork, cfg.post_fork, cfg.pre_exec
 
         def pre_fork(server: Any, worker: Any) -> None:
-            self._prepare_worker(worker)
+            self.__prepare_worker(worker)
             users_pre_fork(server, worker)
 
         def post_fork(server: Any, worker: Any) -> None:
@@ -165,19 +179,19 @@ class PrometheusArbiter(Arbiter):
             users_post_fork(server, worker)
 
         def pre_exec(server: Any) -> None:
-            self._pass_on(self.cfg.env_orig)
+            self.__pass_on(self.cfg.env_orig)
             users_pre_exec(server)
 
         cfg.set("pre_fork", pre_fork)
         cfg.set("post_fork", post_fork)
         cfg.set("pre_exec", pre_exec)
 
-    def _make_state(self, cfg: Any) -> None:
+    def __make_state(self, cfg: Any) -> None:
         add_own_settings(cfg)
         root = Path(cfg.metrics_state_dir) if cfg.metrics_state_dir else None
         master = f"{os.getpid()}.{time.time_ns()}"
-        self._app_directory = AppDirectory.announced(cfg)
-        self._fixed_meta = {
+        self.__app_directory = AppDirectory.announced(cfg)
+        self.__fixed_meta = {
             "master": master,
             "pid": os.getpid(),
             "pid_namespace": pid_namespace(),
@@ -185,17 +199,17 @@ class PrometheusArbiter(Arbiter):
             "python_version": platform.python_version(),
             "gunicorn_prom_version": __version__,
         }
-        self._state = State.create(root, self._meta(cfg), lambda board: self._begin(board, cfg))
+        self.__state = State.create(root, self.__meta(cfg), lambda board: self.__begin(board, cfg))
         try:
-            self._app_directory.settle(self._state.path, cfg.uid, cfg.gid)
+            self.__app_directory.settle(self.__state.path, cfg.uid, cfg.gid)
         except OSError as error:
-            raise unusable(self._state.path, error) from error
-        self._roster = Roster(self._state, self._add_slots)
-        self._oom_kills = OomKills()
-        self._autopsies = Autopsies(self._state.path)
-        watch_waiting(self._note_exit)
+            raise unusable(self.__state.path, error) from error
+        self.__roster = Roster(self.__state, self.__add_slots)
+        self.__oom_kills = OomKills()
+        self.__autopsies = Autopsies(self.__state.path)
+        watch_waiting(self.__note_exit)
 
-    def _begin(self, board: Board, cfg: Any) -> None:
+    def __begin(self, board: Board, cfg: Any) -> None:
         """Tell on the first board what is so from the start.
 
         The heart may pause until a preloaded application is imported.
@@ -205,49 +219,49 @@ class PrometheusArbiter(Arbiter):
         board.set_master(Master.TARGET, cfg.workers)
         for cell in (Master.START_TIME, Master.RELOAD_TIME):
             board.set_master(cell, time.time())
-        self._publish_settings(board, cfg)
+        self.__publish_settings(board, cfg)
 
-    def _begin_folding(self) -> None:
-        assert self._state is not None
-        report_to(self._note_client_failure)
-        with self._tolerated("app_metrics"):
-            self._app_directory.look_again(self._state.path)
-            path, is_ours = self._app_directory.path, self._app_directory.is_ours
-            if path is not None and self._app_directory.is_served:
-                self._app_folder = Folder(path, is_ours=is_ours, warn=self._warn)
+    def __begin_folding(self) -> None:
+        assert self.__state is not None
+        report_to(self.__note_client_failure)
+        with self.__tolerated("app_metrics"):
+            self.__app_directory.look_again(self.__state.path)
+            path, is_ours = self.__app_directory.path, self.__app_directory.is_ours
+            if path is not None and self.__app_directory.is_served:
+                self.__app_folder = Folder(path, is_ours=is_ours, warn=self.__warn)
 
-    def _meta(self, cfg: Any) -> dict[str, Any]:
+    def __meta(self, cfg: Any) -> dict[str, Any]:
         return {
-            **self._fixed_meta,
+            **self.__fixed_meta,
             "slots": SLOTS_PER_WORKER * cfg.workers + SPARE_SLOTS,
             "foreseen": SLOTS_PER_WORKER * cfg.workers,
             "buckets": cfg.metrics_buckets,
         }
 
-    def open(self) -> None:
+    def __open(self) -> None:
         """Begin the scoreboard and bind the metrics server.
 
         Raises:
             GunicornPromError: the state directory or the address cannot be had.
         """
-        if self._state is None:  # under plain Gunicorn
-            self._make_state(self.cfg)
-            self._begin_folding()
-        assert self._state is not None
-        self._beat()
-        self._announce_pause(0.0)
+        if self.__state is None:  # under plain Gunicorn
+            self.__make_state(self.cfg)
+            self.__begin_folding()
+        assert self.__state is not None
+        self.__beat()
+        self.__announce_pause(0.0)
         listener = getattr(self.app, "metrics_listener", None)
         try:
-            self._exporter = ExporterHost.prepare(self.cfg, self._state, listener, self.log)
+            self.__exporter = ExporterHost.prepare(self.cfg, self.__state, listener, self.log)
         except GunicornPromError:
-            self._close()
+            self.__close()
             raise
         # What a killed master left is finished before a worker could get a pid that is in it.
-        self._fold_what_is_left()
-        self._import_control_server()
-        self._freeze()
+        self.__fold_what_is_left()
+        self.__import_control_server()
+        self.__freeze()
 
-    def _freeze(self) -> None:
+    def __freeze(self) -> None:
         """Keep the collector from what is there now, if it is to.
 
         A collection, in the master or in a worker, would write to pages that they share so
@@ -260,8 +274,11 @@ class PrometheusArbiter(Arbiter):
         if self.cfg.preload_app:
             gc.collect()  # what an import leaves behind would be kept for ever
         gc.freeze()
+        # What is frozen is not taken down at the end, and a file that the application has left open
+        # would miss what is not written yet.
+        atexit.register(gc.unfreeze)
 
-    def _publish_settings(self, board: Board, cfg: Any) -> None:
+    def __publish_settings(self, board: Board, cfg: Any) -> None:
         """Tell those settings that are shown beside the workers.
 
         Raises:
@@ -272,81 +289,86 @@ class PrometheusArbiter(Arbiter):
         row = board.keys.row(WORKER_CLASSES, (cfg.worker_class_str,))
         board.set_master(Master.WORKER_CLASS, row)
 
-    def _follow_settings(self) -> None:
+    def __follow_settings(self) -> None:
         """Do what a reload has changed in our own settings."""
-        assert self._state is not None
-        board = self._state.board
+        assert self.__state is not None
+        board = self.__state.board
         board.set_master(Master.RELOAD_TIME, time.time())
-        with self._tolerated("keys"):
-            self._publish_settings(board, self.cfg)
+        with self.__tolerated("keys"):
+            self.__publish_settings(board, self.cfg)
         if tuple(self.cfg.metrics_buckets) != board.layout.buckets:
-            with self._tolerated("state"):
-                self._add_slots()
-        with self._tolerated("server"):
-            changed = ExporterHost.follow(self._exporter, self.cfg, self._state, self.log)
-            if changed is not self._exporter:
-                self._exporter = changed
-                if self._exporter is not None and self._is_serving:
-                    self._exporter.begin()
+            with self.__tolerated("state"):
+                self.__add_slots()
+        with self.__tolerated("server"):
+            changed = ExporterHost.follow(self.__exporter, self.cfg, self.__state, self.log)
+            if changed is not self.__exporter:
+                self.__exporter = changed
+                if self.__exporter is not None and self.__is_serving:
+                    self.__exporter.begin()
 
-    def _add_slots(self) -> None:
+    def __add_slots(self) -> None:
         """Make a further board, for more workers than were foreseen or other buckets."""
-        assert self._state is not None
-        last = self._state.board.read().master
+        assert self.__state is not None
+        last = self.__state.board.read().master
 
         def fill(board: Board) -> None:
             for cell in LASTING_CELLS:
                 board.set_master(cell, last[cell])
-            self._publish_settings(board, self.cfg)
+            self.__publish_settings(board, self.cfg)
 
-        self._state.add_board(self._meta(self.cfg), fill)
+        self.__state.add_board(self.__meta(self.cfg), fill)
 
     def spawn_worker(self) -> int:
         """Fork a worker, which finds its slot assigned by `pre_fork`."""
         pid: int = super().spawn_worker()
-        with self._tolerated("slots"):
-            if self._roster is not None:
-                self._roster.spawned()
-            self._beat()
+        with self.__tolerated("slots"):
+            if self.__roster is not None:
+                self.__roster.spawned()
+            self.__beat()
         return pid
 
-    def _publish_listeners(self) -> None:
+    def __publish_listeners(self) -> None:
         """Tell where we listen, when that or our board has changed."""
-        with self._tolerated("backlog"):
-            if self._state is not None:
+        with self.__tolerated("backlog"):
+            if self.__state is not None:
                 sockets = sockets_of(self.LISTENERS, self.cfg)
-                url = "" if self._exporter is None else self._exporter.url
-                listening = self._state.board.number, sockets, url
-                if listening != self._published:
-                    self._published = listening
-                    self._state.publish(sockets, url)
+                url = "" if self.__exporter is None else self.__exporter.url
+                listening = self.__state.board.number, sockets, url
+                if listening != self.__published:
+                    self.__published = listening
+                    self.__state.publish(sockets, url)
+
+    def __serve_metrics(self, exporter: ExporterHost) -> None:
+        """Have `exporter` serve from now on; it replaces the one that has served so far."""
+        if exporter is not self.__exporter or not self.__is_serving:
+            self.__exporter, self.__is_serving = exporter, True
+            exporter.begin()
 
     def manage_workers(self) -> None:
         """Keep the number of workers; behind the first the metrics server begins, if any."""
         super().manage_workers()
-        if self._exporter is not None and not self._is_serving:
-            self._is_serving = True
-            with self._tolerated("server"):
-                self._exporter.begin()
-        self._publish_listeners()
+        if self.__exporter is not None:
+            with self.__tolerated("server"):
+                self.__serve_metrics(self.__exporter.fit(self.cfg))
+        self.__publish_listeners()
 
     def murder_workers(self) -> None:
         """Look after workers once each turn of Gunicorn's loop, and after our own."""
         if is_patched():
             # From Gunicorn 24 on a master that gevent has patched may not be told of SIGCHLD.
             self.reap_workers()
-        self._conclude_autopsies()
+        self.__conclude_autopsies()
         super().murder_workers()
-        with self._tolerated("master"):
-            self._beat()
-            self._write_vitals()
-        self._retire_the_dead()
-        self._fold_what_is_left()
-        with self._tolerated("app_metrics"):
-            self._app_directory.restore()
-        if self._exporter is not None:
-            with self._tolerated("server"):
-                self._exporter.revive()
+        with self.__tolerated("master"):
+            self.__beat()
+            self.__write_vitals()
+        self.__retire_the_dead()
+        self.__fold_what_is_left()
+        with self.__tolerated("app_metrics"):
+            self.__app_directory.restore()
+        if self.__exporter is not None:
+            with self.__tolerated("server"):
+                self.__exporter.revive()
 
     def kill_worker(self, pid: int, sig: int) -> None:
         """Signal a worker as Gunicorn does, and remember why.
@@ -356,14 +378,14 @@ class PrometheusArbiter(Arbiter):
         worker = self.WORKERS.get(pid)
         assignment = None if worker is None else assignment_of(worker)
         if assignment is not None and assignment.exit_status is None and sig in FATAL_SIGNALS:
-            assignment.intent = assignment.intent or self._intent
+            assignment.intent = assignment.intent or self.__intent
             # Gunicorn sends it to a worker that has timed out, and to no other.
             if sig == signal.SIGABRT:
-                self._begin_autopsy(worker)
+                self.__begin_autopsy(worker)
                 # Up to Gunicorn 23 the handler of SIGCHLD may have reaped it meanwhile.
                 if pid not in self.WORKERS:
                     return
-            if sig == signal.SIGKILL and self._is_to_be_heard(worker):
+            if sig == signal.SIGKILL and self.__is_to_be_heard(worker):
                 return
         super().kill_worker(pid, sig)
 
@@ -372,17 +394,17 @@ class PrometheusArbiter(Arbiter):
 
         Up to Gunicorn 23 this runs inside the handler of SIGCHLD: no locks here.
         """
-        if self._exporter is not None:
-            self._exporter.reap()
+        if self.__exporter is not None:
+            self.__exporter.reap()
         try:
-            while not self._reap_all():
+            while not self.__reap_all():
                 pass
         finally:
-            self._retire_the_dead()
-            with self._tolerated("master"):
-                self._beat()
+            self.__retire_the_dead()
+            with self.__tolerated("master"):
+                self.__beat()
 
-    def _reap_all(self) -> bool:
+    def __reap_all(self) -> bool:
         """Reap as Gunicorn does; return False when one that failed to boot has ended that.
 
         Raises:
@@ -392,7 +414,7 @@ class PrometheusArbiter(Arbiter):
         try:
             super().reap_workers()
         except HaltServer:
-            if self._intent != "shutdown":
+            if self.__intent != "shutdown":
                 raise
         else:
             return True
@@ -410,12 +432,12 @@ class PrometheusArbiter(Arbiter):
         Gunicorn forgets the signal, and the master waits for the worker in vain.
         """
         if os.getpid() != self.pid:
-            if self._last_worker is not None:
-                assignment_of(self._last_worker).told_early.append(sig)
+            if self.__last_worker is not None:
+                assignment_of(self.__last_worker).told_early.append(sig)
             return
         name = self.SIG_NAMES.get(sig, "").upper()
-        if self._state is not None and name in SIGNALS:
-            board = self._state.board
+        if self.__state is not None and name in SIGNALS:
+            board = self.__state.board
             board.count(board.layout.signals + SIGNALS.index(name))
         super().signal(sig, frame)
 
@@ -425,51 +447,51 @@ class PrometheusArbiter(Arbiter):
         Raises:
             SystemExit: the configuration is invalid.
         """
-        self._announce_pause(self.cfg.timeout + self.cfg.graceful_timeout)
-        if self._state is not None:
-            self._state.board.count(self._state.board.layout.reloads)
-            self._stay_ready()
+        self.__announce_pause(self.cfg.timeout + self.cfg.graceful_timeout)
+        if self.__state is not None:
+            self.__state.board.count(self.__state.board.layout.reloads)
+            self.__stay_ready()
         before = {name: self.cfg.settings[name].get() for name in FIXED_SETTINGS}
-        self._intent = "reload"
+        self.__intent = "reload"
         try:
             super().reload()
         except (HaltServer, KeyboardInterrupt, StopIteration):
             raise  # Gunicorn halts, and so do we
         except BaseException as error:
-            if self._state is not None and os.getpid() == self.pid:
-                self._state.board.count_master_error("reload")
+            if self.__state is not None and os.getpid() == self.pid:
+                self.__state.board.count_master_error("reload")
                 # The state stays: workers live on for a moment, and count.
-                if self._exporter is not None:
-                    self._exporter.stop()
+                if self.__exporter is not None:
+                    self.__exporter.stop()
             if isinstance(error, SystemExit) and error.code == UsageError.exit_code:
                 raise SystemExit(1) from error  # as Gunicorn has it
             raise
         finally:
-            self._intent = "scale_down"
-        self._announce_pause(0.0)
+            self.__intent = "scale_down"
+        self.__announce_pause(0.0)
         for name, value in before.items():
             if self.cfg.settings[name].get() != value:
                 self.log.warning("gunicorn-prom: a new %s counts from the next start on", name)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers as Gunicorn does, while the metrics are served on."""
-        with self._tolerated("master"):
-            if self._state is not None:
-                self._state.board.set_master(Master.STOPPING, 1.0)
-        self._announce_pause(self.cfg.graceful_timeout)
-        self._intent = "shutdown"
+        with self.__tolerated("master"):
+            if self.__state is not None:
+                self.__state.board.set_master(Master.STOPPING, 1.0)
+        self.__announce_pause(self.cfg.graceful_timeout)
+        self.__intent = "shutdown"
         super().stop(graceful)
         # Who is left was sent SIGKILL.
-        self._retire_the_dead(())
-        self._conclude_autopsies(is_end=True)
-        self._fold_what_is_left()
+        self.__retire_the_dead(())
+        self.__conclude_autopsies(is_end=True)
+        self.__fold_what_is_left()
 
     def reexec(self) -> None:
         """Start the next generation (USR2); it takes the metrics socket along."""
-        if self._exporter is None:
+        if self.__exporter is None:
             super().reexec()
             return
-        with self._exporter.handed_over():
+        with self.__exporter.handed_over():
             super().reexec()
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
@@ -481,9 +503,9 @@ class PrometheusArbiter(Arbiter):
         try:
             super().halt(reason, exit_status)
         finally:
-            self._close()
+            self.__close()
 
-    def _import_control_server(self) -> None:
+    def __import_control_server(self) -> None:
         """Import before the first fork what Gunicorn imports right behind it.
 
         Gunicorn from 25.1 on runs its control socket on asyncio. Imported behind the
@@ -497,69 +519,71 @@ class PrometheusArbiter(Arbiter):
         if is_coming and is_known and not uses_greenlets(self.worker_class):
             import_module("gunicorn.ctl.server")
 
-    def _close(self) -> None:
-        if self._exporter is not None:
-            self._exporter.stop()
-        if self._state is not None:
-            self._state.close()
+    def __close(self) -> None:
+        if self.__exporter is not None:
+            self.__exporter.stop()
+        if self.__state is not None:
+            self.__state.close()
 
-    def _pass_on(self, environ: dict[str, str]) -> None:
+    def __pass_on(self, environ: dict[str, str]) -> None:
         """Leave word for the next generation, in the child that is about to execute it."""
-        if self._state is not None:
-            self._state.pass_on(environ)
-            self._app_directory.pass_on(environ)
-        if self._exporter is not None:
-            self._exporter.pass_on(environ)
+        if self.__state is not None:
+            self.__state.pass_on(environ)
+            self.__app_directory.pass_on(environ)
+        if self.__exporter is not None:
+            self.__exporter.pass_on(environ)
 
-    def _prepare_worker(self, worker: Any) -> None:
-        self._last_worker = worker
-        with self._tolerated("app_metrics"):
-            self._app_directory.restore(is_fork_next=True)
-        with self._tolerated("slots"):
-            if self._roster is not None:
-                self._roster.assign(worker)
-                if self.cfg.timeout_autopsy and self.cfg.timeout and self._autopsies is not None:
-                    assignment_of(worker).stack_file = self._autopsies.stack_file(worker)
+    def __prepare_worker(self, worker: Any) -> None:
+        self.__last_worker = worker
+        with self.__tolerated("app_metrics"):
+            self.__app_directory.restore(is_fork_next=True)
+        with self.__tolerated("slots"):
+            if self.__roster is not None:
+                self.__roster.assign(worker)
+                if self.cfg.timeout_autopsy and self.cfg.timeout and self.__autopsies is not None:
+                    assignment_of(worker).stack_file = self.__autopsies.stack_file(worker)
 
-    def _begin_autopsy(self, worker: Any) -> None:
-        with self._tolerated("autopsy"):
+    def __begin_autopsy(self, worker: Any) -> None:
+        with self.__tolerated("autopsy"):
             if (
                 assignment_of(worker).stack_file is None
-                or self._roster is None
-                or self._autopsies is None
+                or self.__roster is None
+                or self.__autopsies is None
             ):
                 return
-            for board, slot, owner in self._roster.owners():
+            for board, slot, owner in self.__roster.owners():
                 if owner is worker:
-                    self._log_autopsy(self._autopsies.begin(worker, board, slot))
+                    self.__log_autopsy(self.__autopsies.begin(worker, board, slot))
 
-    def _is_to_be_heard(self, worker: Any) -> bool:
-        is_stopping = self._intent == "shutdown"
-        return not is_stopping and self._autopsies is not None and self._autopsies.may_write(worker)
+    def __is_to_be_heard(self, worker: Any) -> bool:
+        is_stopping = self.__intent == "shutdown"
+        return (
+            not is_stopping and self.__autopsies is not None and self.__autopsies.may_write(worker)
+        )
 
-    def _conclude_autopsies(self, *, is_end: bool = False) -> None:
-        with self._tolerated("autopsy"):
-            if self._autopsies is not None:
-                for text in self._autopsies.conclude(is_end=is_end):
-                    self._log_autopsy(text)
+    def __conclude_autopsies(self, *, is_end: bool = False) -> None:
+        with self.__tolerated("autopsy"):
+            if self.__autopsies is not None:
+                for text in self.__autopsies.conclude(is_end=is_end):
+                    self.__log_autopsy(text)
 
-    def _log_autopsy(self, text: str) -> None:
+    def __log_autopsy(self, text: str) -> None:
         if text:
             self.log.error("gunicorn-prom: %s", text)
 
-    def _warn(self, message: str) -> None:
+    def __warn(self, message: str) -> None:
         self.log.warning("gunicorn-prom: %s", message)
 
-    def _note_client_failure(self, error: BaseException) -> None:
-        with self._tolerated("app_metrics"):
+    def __note_client_failure(self, error: BaseException) -> None:
+        with self.__tolerated("app_metrics"):
             raise error
 
-    def _note_exit(self, pid: int, status: int) -> None:
+    def __note_exit(self, pid: int, status: int) -> None:
         worker = self.WORKERS.get(pid)
         if worker is not None:
             assignment_of(worker).exit_status = status
 
-    def _retire_the_dead(self, workers: Iterable[Any] | None = None) -> None:
+    def __retire_the_dead(self, workers: Iterable[Any] | None = None) -> None:
         """Fold the slots of workers that are gone.
 
         A call out of the handler of SIGCHLD into the middle of a fold does nothing;
@@ -568,63 +592,63 @@ class PrometheusArbiter(Arbiter):
         Args:
             workers: those that live, by default Gunicorn's.
         """
-        if self._is_folding or self._roster is None:
+        if self.__is_folding or self.__roster is None:
             return
-        self._is_folding = True
+        self.__is_folding = True
         try:
-            with self._tolerated("slots"):
-                self._end_wait()
+            with self.__tolerated("slots"):
+                self.__end_wait()
                 # A copy: up to Gunicorn 23 the handler of SIGCHLD may remove one meanwhile.
                 living = list(self.WORKERS.values()) if workers is None else workers
-                self._roster.retire_missing(living, self._exit_reason)
+                self.__roster.retire_missing(living, self.__exit_reason)
         finally:
-            self._is_folding = False
+            self.__is_folding = False
 
-    def _exit_reason(self, worker: Any, gauges: list[float]) -> str:
+    def __exit_reason(self, worker: Any, gauges: list[float]) -> str:
         reason = "exit"
-        with self._tolerated("ledger"):
-            assert self._oom_kills is not None  # made with the state
-            reason = exit_reason(worker, gauges, self._oom_kills.claim)
+        with self.__tolerated("ledger"):
+            assert self.__oom_kills is not None  # made with the state
+            reason = exit_reason(worker, gauges, self.__oom_kills.claim)
             if gauges[Gauge.LEAVING]:  # of itself, and another one comes
-                self._stay_ready()
-        with self._tolerated("autopsy"):
-            if self._autopsies is not None:
-                self._autopsies.gone(worker, gauges)
+                self.__stay_ready()
+        with self.__tolerated("autopsy"):
+            if self.__autopsies is not None:
+                self.__autopsies.gone(worker, gauges)
         return reason
 
-    def _fold_what_is_left(self) -> None:
+    def __fold_what_is_left(self) -> None:
         """Fold the boards of other generations, boards without workers, the dead's files."""
-        if self._is_folding or self._state is None or self._roster is None:
+        if self.__is_folding or self.__state is None or self.__roster is None:
             return
-        self._is_folding = True
+        self.__is_folding = True
         try:
-            with self._tolerated("state"):
-                self._state.fold_the_dead()
-                for board in self._roster.unused_boards():
-                    self._state.fold_unused(board)
-            with self._tolerated("ledger"):
-                if self._oom_kills is not None:
-                    self._oom_kills.poll()
-            with self._tolerated("app_metrics"):
-                if self._app_folder is not None:
-                    self._app_folder.fold(self._roster.take_dead_pids())
+            with self.__tolerated("state"):
+                self.__state.fold_the_dead()
+                for board in self.__roster.unused_boards():
+                    self.__state.fold_unused(board)
+            with self.__tolerated("ledger"):
+                if self.__oom_kills is not None:
+                    self.__oom_kills.poll()
+            with self.__tolerated("app_metrics"):
+                if self.__app_folder is not None:
+                    self.__app_folder.fold(self.__roster.take_dead_pids())
         finally:
-            self._is_folding = False
+            self.__is_folding = False
 
-    def _beat(self) -> None:
-        if self._state is not None:
-            self._state.board.set_master(Master.HEARTBEAT, time.monotonic())
-            self._state.board.set_master(Master.TARGET, self.num_workers)
+    def __beat(self) -> None:
+        if self.__state is not None:
+            self.__state.board.set_master(Master.HEARTBEAT, time.monotonic())
+            self.__state.board.set_master(Master.TARGET, self.num_workers)
 
-    def _write_vitals(self) -> None:
+    def __write_vitals(self) -> None:
         """Write what is known of the workers to where every process can read it."""
-        if self._roster is None:
+        if self.__roster is None:
             return
         now = time.monotonic()
-        is_due = now >= self._vitals_due
+        is_due = now >= self.__vitals_due
         if is_due:
-            self._vitals_due = now + VITALS_PERIOD_S
-        for board, slot, worker in self._roster.owners():
+            self.__vitals_due = now + VITALS_PERIOD_S
+        for board, slot, worker in self.__roster.owners():
             try:
                 last_update = worker.tmp.last_update()
                 facts = brief_facts(worker.pid) if is_due else ()
@@ -639,43 +663,43 @@ class PrometheusArbiter(Arbiter):
             ):
                 board.set_vital(slot, vital, value)
 
-    def _stay_ready(self) -> None:
+    def __stay_ready(self) -> None:
         """Have the server count as ready until a worker that is yet to be forked has booted."""
-        assert self._state is not None
-        assert self._roster is not None
-        slots = self._roster.owners()
+        assert self.__state is not None
+        assert self.__roster is not None
+        slots = self.__roster.owners()
         has_booted = any(board.gauges(slot)[Gauge.BOOTED_TIME] for board, slot, _ in slots)
         # Or a reload has ended those workers that the last one had started.
-        if has_booted or self._awaited_age is not None:
+        if has_booted or self.__awaited_age is not None:
             until = time.monotonic() + self.cfg.timeout + self.cfg.graceful_timeout
-            self._state.board.set_master(Master.READY_UNTIL, until)
-            self._awaited_age = self.worker_age
+            self.__state.board.set_master(Master.READY_UNTIL, until)
+            self.__awaited_age = self.worker_age
 
-    def _end_wait(self) -> None:
+    def __end_wait(self) -> None:
         """End what `_stay_ready` has begun."""
-        if self._awaited_age is None or self._state is None or self._roster is None:
+        if self.__awaited_age is None or self.__state is None or self.__roster is None:
             return
-        for board, slot, worker in self._roster.owners():
-            if worker.age > self._awaited_age and board.gauges(slot)[Gauge.BOOTED_TIME]:
-                self._awaited_age = None
-                self._state.board.set_master(Master.READY_UNTIL, 0.0)
+        for board, slot, worker in self.__roster.owners():
+            if worker.age > self.__awaited_age and board.gauges(slot)[Gauge.BOOTED_TIME]:
+                self.__awaited_age = None
+                self.__state.board.set_master(Master.READY_UNTIL, 0.0)
                 return
 
-    def _announce_pause(self, seconds: float) -> None:
-        with self._tolerated("master"):
-            if self._state is not None:
-                self._state.board.set_master(Master.GRACE_UNTIL, _latest_end(seconds))
+    def __announce_pause(self, seconds: float) -> None:
+        with self.__tolerated("master"):
+            if self.__state is not None:
+                self.__state.board.set_master(Master.GRACE_UNTIL, _latest_end(seconds))
 
     @contextmanager
-    def _tolerated(self, place: str) -> Iterator[None]:
+    def __tolerated(self, place: str) -> Iterator[None]:
         """Log the first failure in `place`, count each, and go on."""
         try:
             yield
         except Exception as error:
-            if self._state is not None:
-                self._state.board.count_master_error(place)
-            if place not in self._failed_places:
-                self._failed_places |= {place}
+            if self.__state is not None:
+                self.__state.board.count_master_error(place)
+            if place not in self.__failed_places:
+                self.__failed_places |= {place}
                 self.log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
 
 
@@ -691,10 +715,7 @@ def adopt(server: Arbiter) -> None:
     read_own_settings(server.app)
     # Below ours, so that what a subclass does of its own is still done.
     server.__class__ = type("PrometheusArbiter", (PrometheusArbiter, type(server)), {})
-    arbiter = cast("PrometheusArbiter", server)
-    arbiter._is_adopted = True
-    arbiter.open()
-    arbiter.apply_settings()
+    cast("PrometheusArbiter", server)._gunicorn_prom_take_over()
 
 
 def _latest_end(seconds: float) -> float:

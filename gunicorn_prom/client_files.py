@@ -16,6 +16,7 @@ with every fork. A client that is not built as we know it is left as it is.
 import errno
 import mmap
 import os
+import posix
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -178,7 +179,7 @@ def _claim_first_page(filename: str) -> None:
     try:
         claim(descriptor, 0, mmap.PAGESIZE)
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
 
 
 class _TolerantCollector:

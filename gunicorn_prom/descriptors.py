@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import posix
 import socket
 import sys
 from pathlib import Path
@@ -87,7 +88,7 @@ class Descriptor:
         number = os.open(self._path, self._flags)
         status = os.fstat(number)
         if _identity(status) != self._identity:
-            os.close(number)
+            posix.close(number)
             raise _lost()
         self._number = number
         return status
@@ -95,7 +96,7 @@ class Descriptor:
     def close(self) -> None:
         """Close the file, unless somebody has; who has got its number since keeps it."""
         if self.is_open():
-            os.close(self._number)
+            posix.close(self._number)
         self._number, self._path = -1, None
 
 
@@ -135,7 +136,7 @@ def map_file(number: int, size: int, access: int) -> tuple[mmap.mmap, Descriptor
         return mmap.mmap(number, size, access=access, trackfd=False), None
     # Python does not tell the number: it is the lowest that is free.
     free = os.dup(number)
-    os.close(free)
+    posix.close(free)
     mapped = mmap.mmap(number, size, access=access)
     own = Descriptor(number)
     own._number = free  # if another thread was faster it counts as closed, and the mapping stays

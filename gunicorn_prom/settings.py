@@ -217,7 +217,8 @@ class MetricsServer(_Own, config.Setting):
 
         `thread` is a thread of the master, `process` a process of its own,
         `none` leaves it out. `auto` takes the thread unless gevent or eventlet
-        has patched the master, where a thread would starve.
+        has patched anything in the master: there a thread would starve, or take
+        the master along. So `thread` becomes a process there, too, with a warning.
         """
 
 

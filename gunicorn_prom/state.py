@@ -20,6 +20,7 @@ to have been killed at the next start, the directory goes.
 
 import fcntl
 import os
+import posix
 import re
 import shutil
 import stat
@@ -143,7 +144,7 @@ class State:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
             finally:
-                os.close(directory_fd)
+                posix.close(directory_fd)
         except OSError as error:
             raise unusable(root, error) from error
 
@@ -319,7 +320,7 @@ def _make_board(path: Path, final_paths: tuple[Path, Path], meta: dict[str, Any]
         return Board(descriptors[0], descriptors[1], final_paths)
     except OSError:
         for descriptor in descriptors:
-            os.close(descriptor)
+            posix.close(descriptor)
         raise
 
 
@@ -371,13 +372,13 @@ def load_board(path: Path, number: int, mode: int = os.O_RDONLY) -> Board:
     try:
         keys_fd = os.open(path.with_name(f"{KEYS}.{number}"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        os.close(board_fd)
+        posix.close(board_fd)
         raise
     try:
         return Board(board_fd, keys_fd)
     except Exception:
-        os.close(board_fd)
-        os.close(keys_fd)
+        posix.close(board_fd)
+        posix.close(keys_fd)
         raise
 
 
@@ -409,7 +410,7 @@ def is_held_file(path: Path) -> bool:
     try:
         return is_held(board_fd)
     finally:
-        os.close(board_fd)
+        posix.close(board_fd)
 
 
 def _lock(fd: int) -> bool:
@@ -456,7 +457,7 @@ def _opened_directory(path: Path) -> Iterator[int]:
     try:
         yield directory_fd
     finally:
-        os.close(directory_fd)
+        posix.close(directory_fd)
 
 
 def _make_directory(root: Path) -> tuple[Path, int]:
@@ -472,7 +473,7 @@ def _make_directory(root: Path) -> tuple[Path, int]:
         # Another start may have swept the directory before we held it.
         if path.exists():
             return path, directory_fd
-        os.close(directory_fd)
+        posix.close(directory_fd)
 
 
 def make_root(root: Path | None) -> Path:

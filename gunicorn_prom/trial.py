@@ -16,6 +16,7 @@ import gc
 import inspect
 import json
 import os
+import posix
 import resource
 import select
 import signal
@@ -161,7 +162,7 @@ def _move_away(pipe: int) -> int:
     """
     number = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) - 1
     moved = fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, number)
-    os.close(pipe)
+    posix.close(pipe)
     return moved
 
 
@@ -282,7 +283,7 @@ class _Trial:
                 os.write(theirs, json.dumps(told).encode())
             finally:
                 os._exit(0)
-        os.close(theirs)
+        posix.close(theirs)
         told = _read_from(ours)
         if not told:
             return {}
@@ -374,7 +375,7 @@ class _Witness:
 
     def threads(self) -> list[tuple[str, Sight]]:
         """Return the threads that live, each by its target; none of a metrics server's."""
-        if _is_patched():  # a fork brings greenlets along
+        if _has_greenlets():  # a fork brings them along
             return []
         others = [thread for thread in threading.enumerate() if thread is not _main_thread()]
         return [
@@ -490,10 +491,13 @@ def _shown(address: Any) -> str:
     return os.fsdecode(address)
 
 
-def _is_patched() -> bool:
-    from gunicorn_prom.exporter.host import is_patched  # by now it disturbs nobody
-
-    return is_patched()
+def _has_greenlets() -> bool:
+    """Tell whether gevent or eventlet has greenlets stand in for threads here."""
+    gevent: Any = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return True
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    return eventlet is not None and bool(eventlet.is_monkey_patched("thread"))
 
 
 def _patch(worker_class: type | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ pytest.register_assert_rewrite(
     "tests.load",
     "tests.pages",
     "tests.passthrough",
+    "tests.patched",
     "tests.plugin_settings",
     "tests.pools",
     "tests.prometheus",

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import posix
 import re
 import select
 import shutil
@@ -80,8 +81,8 @@ def _probe(configuration: Configuration, directory: str) -> AppReport:
         finally:
             _end(process)
     finally:
-        os.close(ours)
-        os.close(theirs)  # so late, for the application may close its own
+        posix.close(ours)
+        posix.close(theirs)  # so late, for the application may close its own
 
 
 def _start(

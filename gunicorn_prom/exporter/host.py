@@ -1,8 +1,9 @@
 """How the master runs the metrics server: as a thread, or as a process of its own.
 
-A thread costs next to nothing, but starves in a master that gevent or eventlet
-has patched. There the server is a process that the master starts, restarts when
-it dies, and ends; it ends by itself when the master is gone.
+A thread costs next to nothing, but starves, or takes the master along, where gevent
+or eventlet has patched anything. There the server is a process that the master starts,
+restarts when it dies, and ends; it ends by itself when the master is gone. A hook may
+patch at any time: then the thread leaves, and a process goes on at the same socket.
 """
 
 import json
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -49,12 +51,15 @@ HISTORY = "GUNICORN_PROM_HISTORY_FD"
 
 
 def is_patched() -> bool:
-    """Tell whether gevent or eventlet has replaced the threads of this process."""
-    gevent = sys.modules.get("gevent.monkey")
-    if gevent is not None and gevent.is_module_patched("threading"):
-        return True
-    eventlet = sys.modules.get("eventlet.patcher")
-    return eventlet is not None and eventlet.is_monkey_patched("thread")
+    """Tell whether gevent or eventlet has replaced anything in this process.
+
+    A thread needs sockets, selectors and locks; a child needs signals, `os` and `time`.
+    So no part is left to be told from the others. True from the first one on, while the
+    rest is still to come.
+    """
+    # Both may be half imported, if a thread asks.
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    return bool(getattr(gevent, "saved", None) or getattr(eventlet, "already_patched", None))
 
 
 def open_door(web_config: str, log: Any, count_error: Callable[[], None]) -> "Door":
@@ -90,7 +95,7 @@ class Service(NamedTuple):
         where = cfg.metrics_server
         if where == "none":
             return None
-        if where == "auto":
+        if where != "process":
             where = "process" if is_patched() else "thread"
         return cls(directory, cfg.metrics_bind, cfg.metrics_path, where, cfg.metrics_web_config)
 
@@ -140,7 +145,7 @@ class ExporterHost:
             )
         host.url = url_of(listener.address, service.path, "http" if door is None else door.scheme)
         host.history = history
-        log.info("Metrics at %s (%s)", host.url, service.where)
+        host.announce(cfg)
         return host
 
     @staticmethod
@@ -177,6 +182,19 @@ class ExporterHost:
         self._lifeline: Descriptor | None = None
         self._handing_over = False
         os.register_at_fork(after_in_child=self._close_in_child)
+
+    def announce(self, cfg: Any) -> None:
+        """Say where the metrics are, and that a thread was asked for in vain if it was."""
+        self._log.info("Metrics at %s (%s)", self.url, self.service.where)
+        if cfg.metrics_server == "thread" and self.service.where == "process":
+            self._log.warning(
+                "gunicorn-prom: the metrics server is a process, no thread: "
+                "gevent or eventlet has patched the master"
+            )
+
+    def fit(self, cfg: Any) -> "ExporterHost":
+        """Return who is to serve from now on: another one when this one cannot any more."""
+        return self
 
     def share_listener(self) -> MetricsSocket:
         """Return a second descriptor of the socket, which outlives this host's."""
@@ -245,7 +263,10 @@ class ExporterHost:
 
 
 class ThreadHost(ExporterHost):
-    """The metrics server as a thread of the master."""
+    """The metrics server as a thread of the master.
+
+    By `_thread`, not by `threading`, which would have to know the thread again after a patch.
+    """
 
     def __init__(
         self,
@@ -262,7 +283,8 @@ class ThreadHost(ExporterHost):
         self._server_module = import_module("gunicorn_prom.exporter.server")
         self._endpoint: Endpoint | None = None
         self._server: Server | None = None
-        self._thread: threading.Thread | None = None
+        # Held by the thread as long as it runs; None until there is one.
+        self._life: threading.Lock | None = None
         self._holds_lock = False
         self._failure = ""
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork)
@@ -293,32 +315,52 @@ class ThreadHost(ExporterHost):
             self._listener.restore(), endpoint.respond, self._log, self._make_lifeline(), self._door
         )
         server.watch = endpoint.watch
-        self._server = server
-        self._thread = threading.Thread(
-            target=self._serve, args=(server,), name="gunicorn-prom", daemon=True
-        )
-        self._thread.start()
+        server.must_leave = is_patched
+        life = threading.Lock()
+        life.acquire()
+        # First: up to Gunicorn 23 the handler of SIGCHLD may halt the master meanwhile.
+        self._server, self._life = server, life
+        try:
+            start_new_thread(self._serve, (server, life))
+        except RuntimeError:  # no thread is left
+            life.release()
+            raise
 
     def revive(self) -> None:
-        """Start the thread again if it has died; whatever somebody has closed it gets anew."""
-        if self._endpoint is None or (self._thread is not None and self._thread.is_alive()):
+        """Start the thread again if it has died, unless it had to leave.
+
+        Whatever somebody has closed it gets anew.
+        """
+        is_alive = self._life is not None and self._life.locked()
+        if self._endpoint is None or is_alive or is_patched():
             return
         server, self._server = self._server, None
         if server is not None:
             server.close(keep_listener=True)
         self._run(self._endpoint)
 
+    def fit(self, cfg: Any) -> ExporterHost:
+        """Return a process that goes on at the same socket once the master is patched."""
+        if not is_patched():
+            return self
+        service = self.service._replace(where="process")
+        successor = ProcessHost(self.share_listener(), service, self._state, self._log)
+        successor.url = self.url
+        successor.announce(cfg)
+        self.stop()
+        return successor
+
     def stop(self) -> None:
         """End the thread, which finishes the requests that it has."""
         self._cut_lifeline()
-        if self._thread is not None:
-            # Up to Gunicorn 23 the handler of SIGCHLD may halt the master before it has started.
-            with suppress(RuntimeError):
-                self._thread.join(STOP_WAIT_S)
-            self._server = self._thread = None
+        server, life = self._server, self._life
+        # By the lock, for what is patched may wait for whatever else runs in the master.
+        if server is not None and life is not None and life.acquire(timeout=STOP_WAIT_S):
+            server.close()
+        self._server = self._life = None
         self._listener.close()
 
-    def _serve(self, server: "Server") -> None:
+    def _serve(self, server: "Server", life: threading.Lock) -> None:
         try:
             server.serve()
         except Exception as error:
@@ -330,6 +372,8 @@ class ThreadHost(ExporterHost):
                 )
             self._failure = repr(error)
             self._state.board.count_master_error("server")
+        finally:
+            life.release()
 
     def _before_fork(self) -> None:
         # Between two requests the thread holds no lock that a worker could find
@@ -430,7 +474,7 @@ class ProcessHost(ExporterHost):
             _environment(),
             file_actions=copies,
         )
-        os.close(lifeline)
+        posix.close(lifeline)
 
 
 def _inherited_history() -> bytes:

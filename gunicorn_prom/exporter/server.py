@@ -75,6 +75,7 @@ class Server:
 
     Attributes:
         watch: called each turn when it is due; returns after how many seconds that is again.
+        must_leave: whether this thread may touch nothing any more; asked before it does.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class Server:
         self._door = door
         self.watch: Callable[[], float] = lambda: math.inf
         self._watch_due = 0.0
+        self.must_leave: Callable[[], bool] = lambda: False
+        self._is_closed = False
         # Held while requests are worked on, so that a fork can wait for a moment at
         # which no lock that matters is held by this thread.
         self.lock = threading.Lock()
@@ -112,11 +115,15 @@ class Server:
     def serve(self) -> None:
         """Answer until the lifeline is cut, then finish what was begun and close.
 
+        When it must leave it does so at once, and the owner closes.
+
         Raises:
             ClosedError: somebody else has closed what it needs.
         """
         while self._turn():
             pass
+        if self.must_leave():
+            return
         # Whoever shares the listener goes on; what this one has accepted is its own.
         self._needed = [needed for needed in self._needed if not isinstance(needed, Descriptor)]
         for key in list(self._selector.get_map().values()):
@@ -125,7 +132,8 @@ class Server:
         self._listener.close()
         told = time.monotonic()
         while self._connections and time.monotonic() - told < self._drain_s():
-            self._turn()
+            if not self._turn():
+                return
         self.close()
 
     def _drain_s(self) -> float:
@@ -135,7 +143,7 @@ class Server:
     def _turn(self) -> bool:
         """Wait for something to do, half a second at the most, and do it.
 
-        Returns False when the lifeline is cut.
+        Returns False when the lifeline is cut, or it must leave.
 
         Raises:
             ClosedError: see `serve`.
@@ -145,6 +153,8 @@ class Server:
         with self.turnstile:
             self.lock.acquire()
         try:
+            if self.must_leave():
+                return False
             if not all(needed.is_open() for needed in self._needed):
                 raise ClosedError("somebody else has closed its descriptors")
             for key, _ in events:
@@ -165,6 +175,9 @@ class Server:
 
     def close(self, *, keep_listener: bool = False) -> None:
         """Close every descriptor, also in a forked child, where that ends nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._selector.close()
         self._lifeline.close()
         for connection in self._connections.values():
@@ -180,7 +193,7 @@ class Server:
             self._door.refresh()
         # Several at once, or a crowd would fill the backlog and lose those behind it.
         for _ in range(ACCEPTS_PER_TURN):
-            if self.turnstile.locked():
+            if self.turnstile.locked() or self.must_leave():
                 return  # a fork waits, and so do they in the backlog
             try:
                 client, address = self._listener.socket.accept()

@@ -6,6 +6,7 @@ mounted read-only.
 
 import logging
 import os
+import posix
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -104,7 +105,7 @@ def _is_held(server: Path) -> bool:
     try:
         for name in os.listdir(server):
             if name.startswith(f"{BOARD}."):
-                os.close(os.open(server / name, os.O_RDONLY | os.O_CLOEXEC))
+                posix.close(os.open(server / name, os.O_RDONLY | os.O_CLOEXEC))
     except FileNotFoundError:
         return False
     return has_holder(server)
@@ -147,7 +148,7 @@ def _cut_by(*signals: int) -> int:
     def cut(number: int, frame: Any) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_IGN)
-        os.close(our_end)
+        posix.close(our_end)
 
     for number in signals:
         signal.signal(number, cut)

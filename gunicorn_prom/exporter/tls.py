@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import posix
 import re
 import ssl
 from collections.abc import Iterator
@@ -113,7 +114,7 @@ def _as_file(content: bytes) -> Iterator[str]:
             file.write(content)
         yield f"/proc/self/fd/{descriptor}"
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -192,7 +192,7 @@ def test_databases_on_the_numbers_of_the_master(tmp_path: Path) -> None:
     """Forks, reloads with other buckets, an upgrade and the end leave each as it is, and open."""
     pidfile, configuration = tmp_path / "pid", tmp_path / "gunicorn.conf.py"
     configuration.write_text(BUCKETS)
-    arguments = ("--preload", f"--pid={pidfile}", f"-c={configuration}", "--no-gc-freeze", APP)
+    arguments = ("--preload", f"--pid={pidfile}", f"-c={configuration}", APP)
     environ = {"CLOSING": "everything", "DATABASES": "1"}
     with gunicorn_prom(tmp_path, *arguments, environ=environ) as server:
         assert server.get("/").text == "[]"
@@ -222,7 +222,7 @@ def test_databases_on_the_numbers_of_the_master(tmp_path: Path) -> None:
 def test_a_hook_that_closes_what_the_master_has_open(tmp_path: Path, host: str) -> None:
     """The metrics are back within seconds, no count is lost, and what it opened stays open."""
     configuration = tmp_path / "gunicorn.conf.py"
-    switches = ("--no-control-socket", "--no-gc-freeze")
+    switches = ("--no-control-socket",)
     arguments = (f"-c={configuration}", f"--metrics-server={host}", *switches, APP)
     with gunicorn_prom(tmp_path, *arguments, start=False) as server:
         values = {"port": server.metrics_port, "state": server.state_directory}
