@@ -4,11 +4,13 @@ import contextlib
 import http.client
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support import Server, children, gunicorn_prom, wait_for
+from tests.support import Server, bare_gunicorn, children, gunicorn_prom, wait_for
 from tests.traffic import Shot, send
 
 LEAKS = 800
@@ -106,6 +108,23 @@ def test_what_is_preloaded_is_frozen(preloading: Path, option: str, is_frozen: b
         for labels, shared_bytes in server.scrape().all("gunicorn_worker_memory_shared_bytes"):
             resident_bytes = server.scrape().one("gunicorn_worker_memory_bytes", **labels)
             assert resident_bytes / 3 < shared_bytes <= resident_bytes
+
+
+@pytest.mark.parametrize("start", [bare_gunicorn, gunicorn_prom])
+def test_what_is_frozen_is_taken_down(tmp_path: Path, start: Callable[..., Any]) -> None:
+    """Worker and master write at their end what the application has not flushed, as ever."""
+    (tmp_path / "writing.py").write_text(
+        "file = open('written', 'w')\n"
+        "file.write('kept')\n"
+        "def app(environ, start_response):\n"
+        "    assert file\n"
+        "    start_response('200 OK', [('Content-Length', '2')])\n"
+        "    return [b'ok']\n"
+    )
+    with start(tmp_path, "writing:app", "--preload") as server:
+        assert server.get("/").text == "ok"
+        assert server.stop() == 0
+        assert (tmp_path / "written").read_text() == "keptkept"
 
 
 @pytest.mark.parametrize("worker_type", OPEN_BY_TYPE)
