@@ -276,7 +276,7 @@ def test_the_metrics_server_gets_anew_what_was_closed(
             client.sendall(b"GET /metrics HTTP/1.1\r\n")
             wait_for(lambda: host._server and host._server._connections, "the connection")
             usurper.take(*(numbers().keys() - before.keys() - {client.fileno()}))
-            wait_for(lambda: host._thread and not host._thread.is_alive(), "the end of the thread")
+            wait_for(lambda: host._life and not host._life.locked(), "the end of the thread")
         host.revive()
         metrics = Metrics(request(port, "/metrics").text)
     assert metrics.one("gunicorn_prom_errors_total", where="server") == 1
