@@ -6,12 +6,14 @@
 
 import atexit
 import gc
+import io
 import os
 import platform
 import signal
 import time
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -187,6 +189,7 @@ class PrometheusArbiter(Arbiter):
         cfg.set("pre_exec", pre_exec)
 
     def __make_state(self, cfg: Any) -> None:
+        atexit.register(_flush_frozen_files)  # before the application's own, to come after them
         add_own_settings(cfg)
         root = Path(cfg.metrics_state_dir) if cfg.metrics_state_dir else None
         master = f"{os.getpid()}.{time.time_ns()}"
@@ -273,10 +276,9 @@ class PrometheusArbiter(Arbiter):
             return
         if self.cfg.preload_app:
             gc.collect()  # what an import leaves behind would be kept for ever
+        # To take them out again at the end would have each process copy all that it shares.
+        _frozen_files[:] = map(weakref.ref, _files_open_for_writing())
         gc.freeze()
-        # What is frozen is not taken down at the end, and a file that the application has left open
-        # would miss what is not written yet.
-        atexit.register(gc.unfreeze)
 
     def __publish_settings(self, board: Board, cfg: Any) -> None:
         """Tell those settings that are shown beside the workers.
@@ -701,6 +703,26 @@ class PrometheusArbiter(Arbiter):
             if place not in self.__failed_places:
                 self.__failed_places |= {place}
                 self.log.error("gunicorn-prom: metrics of %s failed: %r", place, error)
+
+
+# Files that were open when the collector was told to leave alone what was there. Python flushes a
+# file when it is taken down, and what is frozen is not, where a module and its functions hold each
+# other.
+_frozen_files: list[weakref.ref[Any]] = []
+
+
+def _files_open_for_writing() -> Iterator[Any]:
+    kinds = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+    # By its type: isinstance() would ask a proxy, which would run its code.
+    return (each for each in gc.get_objects() if issubclass(type(each), kinds))
+
+
+def _flush_frozen_files() -> None:
+    for reference in _frozen_files:
+        file = reference()
+        if file is not None:
+            with suppress(OSError, ValueError):  # full, or closed
+                file.flush()
 
 
 def adopt(server: Arbiter) -> None:
