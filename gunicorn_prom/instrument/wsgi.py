@@ -139,7 +139,7 @@ class WSGISeam:
         unanswered, end_connection = self.unanswered, self._end_connection
         waits, ident, monotonic = self._recorder.waits, threading.get_ident, time.monotonic
 
-        def settling(conn: Any, *others: Any, **named: Any) -> Any:
+        def settling(conn: Any, *others: Any) -> Any:
             thread = ident()
             taken.add(thread)
             try:
@@ -149,7 +149,7 @@ class WSGISeam:
                 # A class of the user's own may give it to the pool in another way than Gunicorn.
                 waits.pop(thread, None)
             try:
-                return handle(conn, *others, **named)
+                return handle(conn) if not others else handle(conn, *others)
             finally:
                 taken.discard(thread)
                 if unanswered:
@@ -161,12 +161,12 @@ class WSGISeam:
         """Return gthread's `enqueue_req` as it also notes since when a connection waits."""
         monotonic, report = time.monotonic, self._slot.report
 
-        def enqueue_req(conn: Any, *others: Any, **named: Any) -> Any:
+        def enqueue_req(conn: Any) -> Any:
             try:
                 conn._gunicorn_prom_queued = monotonic()
             except Exception as failure:
                 report("request", failure)
-            return enqueue(conn, *others, **named)
+            return enqueue(conn)
 
         return enqueue_req
 
