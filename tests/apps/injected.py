@@ -7,6 +7,7 @@ guards: there what they call is made to fail.
 import gc
 import importlib
 import inspect
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -104,6 +105,12 @@ def fail(name):
     with Path("raised").open("a") as raised:
         raised.write(f"{name}\n")
     raise RuntimeError(f"injected into {name}")
+
+
+def note_boot():
+    """Leave word that this worker is about to serve, with handlers for its signals."""
+    with Path("booted").open("a") as booted:
+        booted.write(f"{os.getpid()}\n")
 
 
 def inject(name, function):
