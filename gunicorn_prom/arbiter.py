@@ -32,7 +32,7 @@ from gunicorn_prom.errors import GunicornPromError, UsageError
 from gunicorn_prom.exporter.host import ExporterHost, is_patched
 from gunicorn_prom.instrument.instruments import instrument
 from gunicorn_prom.keys import WORKER_CLASSES
-from gunicorn_prom.ledger import OomKills, exit_reason, watch_waiting
+from gunicorn_prom.ledger import OomKills, exit_reason, watch_control, watch_waiting
 from gunicorn_prom.listeners import Listener, sockets_of
 from gunicorn_prom.own_settings import read_own_settings
 from gunicorn_prom.processes import brief_facts, pid_namespace
@@ -506,6 +506,19 @@ class PrometheusArbiter(Arbiter):
             super().halt(reason, exit_status)
         finally:
             self.__close()
+
+    def _start_control_server(self) -> None:
+        """Open the control socket, from Gunicorn 25.1 on, and hear what is done by it."""
+        super()._start_control_server()  # type: ignore[misc]  # who calls this has one
+        with self.__tolerated("ledger"):
+            watch_control(self.__note_control)
+
+    def __note_control(self, pid: int, number: int) -> None:
+        """Note that somebody wants a worker to go; runs in the thread of the control socket."""
+        worker = self.WORKERS.get(pid)
+        if worker is not None and number in FATAL_SIGNALS:
+            assignment = assignment_of(worker)
+            assignment.intent = assignment.intent or "scale_down"
 
     def __import_control_server(self) -> None:
         """Import before the first fork what Gunicorn imports right behind it.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from gunicorn_prom.assignment import assignment_of
 from gunicorn_prom.instrument.stacks import STACKS_SIGNAL, printable
 from gunicorn_prom.keys import OTHER, TIMEOUTS
+from gunicorn_prom.processes import read_kernel_text
 from gunicorn_prom.scoreboard import LANES, Board, Gauge, requests_in_progress
 from gunicorn_prom.state import is_held_file
 
@@ -270,7 +271,7 @@ class _Status(NamedTuple):
 
 
 def _status(pid: int) -> _Status:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = read_kernel_text(Path(f"/proc/{pid}/status")).splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     # A sandbox may leave the signals out. Then the worker's file has to do as proof.
     pending, blocked = (int(fields.get(name, "0"), 16) for name in ("ShdPnd", "SigBlk"))

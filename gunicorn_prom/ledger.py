@@ -7,6 +7,7 @@ go as well as after its last request, and a timeout ends in one of four statuses
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 
 from gunicorn_prom.assignment import assignment_of
+from gunicorn_prom.processes import read_kernel_text
 from gunicorn_prom.scoreboard import Gauge, Leaving, State
 
-__all__ = ["OomKills", "exit_reason", "watch_waiting"]
+__all__ = ["OomKills", "exit_reason", "watch_control", "watch_waiting"]
 
 # A killed process with much memory takes a while to be gone.
 CLAIM_S = 60.0
@@ -105,7 +107,7 @@ def _counters(cgroups: Path, proc: Path) -> list[Path]:
     """Return where the count of this process's cgroup may be, the likeliest first."""
     found: list[Path] = []
     try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        lines = read_kernel_text(proc / "self" / "cgroup").splitlines()
     except OSError:
         return found
     for line in lines:
@@ -137,14 +139,29 @@ def watch_waiting(note: Callable[[int, int], None]) -> None:
     """
     from gunicorn import arbiter
 
-    vars(arbiter)["os"] = _WatchedOS(note)
+    vars(arbiter)["os"] = _WatchedOS(wait=note)
+
+
+def watch_control(note: Callable[[int, int], None]) -> None:
+    """Have `note` called with pid and signal before Gunicorn's control socket signals a process.
+
+    `gunicornc worker kill` sends the signal past the arbiter.
+    """
+    handlers = sys.modules.get("gunicorn.ctl.handlers")
+    if handlers is not None:
+        vars(handlers)["os"] = _WatchedOS(kill=note)
 
 
 class _WatchedOS:
-    """Stand in for `os` in Gunicorn's arbiter."""
+    """Stand in for `os` in a module of Gunicorn's."""
 
-    def __init__(self, note: Callable[[int, int], None]) -> None:
-        self._note = note
+    def __init__(
+        self,
+        *,
+        wait: Callable[[int, int], None] = lambda pid, status: None,
+        kill: Callable[[int, int], None] = lambda pid, number: None,
+    ) -> None:
+        self._wait, self._kill = wait, kill
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -153,5 +170,10 @@ class _WatchedOS:
         """Wait as `os.waitpid` does, and tell what came."""
         found, status = os.waitpid(pid, options)
         if found:
-            self._note(found, status)
+            self._wait(found, status)
         return found, status
+
+    def kill(self, pid: int, number: int) -> None:
+        """Tell of a signal, and send it as `os.kill` does."""
+        self._kill(pid, number)
+        os.kill(pid, number)

@@ -19,6 +19,7 @@ from gunicorn import systemd
 
 from gunicorn_prom.errors import BindError
 from gunicorn_prom.exporter.listener import try_bind
+from gunicorn_prom.processes import read_kernel_text
 
 __all__ = ["Address", "bind_error", "holder", "is_occupied", "shown", "wait_for"]
 
@@ -270,7 +271,7 @@ def _descriptors(process: Path) -> Iterator[str]:
 def _name(pid: int, proc: Path) -> str:
     """Return the program of a process, for one in Python the script or module."""
     try:
-        title = (proc / str(pid) / "comm").read_text().strip().partition(":")[0]
+        title = read_kernel_text(proc / str(pid) / "comm").strip().partition(":")[0]
         arguments = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return "unknown"

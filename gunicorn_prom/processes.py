@@ -12,7 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-__all__ = ["ProcessFacts", "Processes", "brief_facts", "has_ended", "pid_namespace"]
+__all__ = [
+    "ProcessFacts",
+    "Processes",
+    "brief_facts",
+    "has_ended",
+    "pid_namespace",
+    "read_kernel_text",
+]
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -59,7 +66,7 @@ class Processes:
         self._last: dict[tuple[int, float], tuple[float, float]] = {}
 
     def read(self, workers: list[tuple[int, float]]) -> list[ProcessFacts | None]:
-        """Return the facts of each of `workers`, None for one that is gone.
+        """Return the facts of each of `workers`, None for one that is gone or cannot be read.
 
         Args:
             workers: pid of each, and the Unix time at which it started, which tells
@@ -71,7 +78,7 @@ class Processes:
             since = self._last.get(worker, (worker[1], 0.0))
             try:
                 found = _read(self._root / str(worker[0]), *since)
-            except (FileNotFoundError, ProcessLookupError):
+            except (OSError, ValueError, LookupError):  # it takes no other one along
                 found = None
             if found is not None:
                 last[worker] = (time.time(), found.cpu_seconds)
@@ -86,7 +93,7 @@ def brief_facts(pid: int) -> tuple[float, float, float]:
     Raises:
         OSError: the process is gone, or /proc cannot be read.
     """
-    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    stat = _stat(Path(f"/proc/{pid}"))
     ticks = int(stat[USER_TICKS]) + int(stat[SYSTEM_TICKS])
     return ticks / TICKS_PER_SECOND, float(stat[RSS_PAGES]) * PAGE_BYTES, float(stat[THREADS])
 
@@ -100,10 +107,9 @@ def has_ended(pid: int) -> bool:
     except OSError:
         pass
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return _stat(Path(f"/proc/{pid}"))[STATE] == ZOMBIE
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[STATE] == ZOMBIE
 
 
 def pid_namespace() -> str:
@@ -114,8 +120,25 @@ def pid_namespace() -> str:
         return ""
 
 
+def read_kernel_text(path: Path) -> str:
+    """Return what the kernel says in a file, with U+FFFD for what is not UTF-8.
+
+    The names in it are bytes: of processes, which may be cut in the middle of a character, of
+    cgroups, of mounts.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return path.read_bytes().decode(errors="replace")
+
+
+def _stat(process: Path) -> list[str]:
+    """Return the fields of a process from its state on, behind its name in brackets."""
+    return read_kernel_text(process / "stat").rpartition(")")[2].split()
+
+
 def _read(process: Path, since: float, cpu_seconds_then: float) -> ProcessFacts | None:
-    stat = (process / "stat").read_text().rpartition(")")[2].split()
+    stat = _stat(process)
     if stat[STATE] == ZOMBIE:
         return None
     cpu_seconds = (int(stat[USER_TICKS]) + int(stat[SYSTEM_TICKS])) / TICKS_PER_SECOND
@@ -145,7 +168,7 @@ def _sum_of_kib(fields: dict[str, str], *names: str) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, str]:
-    lines = (line.partition(":") for line in path.read_text().splitlines())
+    lines = (line.partition(":") for line in read_kernel_text(path).splitlines())
     return {name: value for name, _, value in lines}
 
 

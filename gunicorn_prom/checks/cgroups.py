@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from gunicorn_prom.processes import read_kernel_text
+
 __all__ = ["cpu_quota", "memory_limit_bytes"]
 
 # Version 1 has a number for "no limit": the largest that is a multiple of the page.
@@ -45,7 +47,7 @@ def _smallest(
 def _directories(controller: str, cgroups: Path, proc: Path) -> Iterator[Path]:
     """Yield where the files of the controller may be: of our group and of all above it."""
     try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        lines = read_kernel_text(proc / "self" / "cgroup").splitlines()
     except OSError:
         return
     for line in lines:

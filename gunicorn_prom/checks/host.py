@@ -21,6 +21,7 @@ from gunicorn_prom.checks.setup import Setup
 from gunicorn_prom.errors import StateError
 from gunicorn_prom.exporter.listener import trial_of
 from gunicorn_prom.paths import BEFORE_SOCKETS, runs_users_code
+from gunicorn_prom.processes import read_kernel_text
 from gunicorn_prom.state import default_root
 
 __all__ = [
@@ -179,7 +180,7 @@ def _file_system(directory: Path, proc: Path) -> str:
     Source: /proc/PID/mountinfo in `man 5 proc_pid_mountinfo`.
     """
     try:
-        lines = (proc / "self" / "mountinfo").read_text().splitlines()
+        lines = read_kernel_text(proc / "self" / "mountinfo").splitlines()
     except OSError:
         return ""
     place, found = directory.resolve(), ("", "")

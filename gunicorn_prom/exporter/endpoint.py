@@ -138,13 +138,33 @@ class Endpoint:
         return Answer(200, f"{good}\n".encode())
 
     def _metrics(self, names: list[str], headers: dict[str, str]) -> Answer:
-        encode, content_type = choose_encoder(headers.get("ACCEPT", ""))
+        encode, content_type = _negotiate(headers.get("ACCEPT", ""))
         # All that an encoder asks of a registry is its families.
         families = _Families(self._collectors, frozenset(names))
         is_openmetrics = content_type.startswith("application/openmetrics-text")
         body = encode(_WithoutClash(families) if is_openmetrics else families)
         answer_headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         return _compress(Answer(200, body, answer_headers), headers)
+
+
+def _negotiate(accept: str) -> tuple[Callable[..., bytes], str]:
+    """Return the encoder, and the type of what it makes, of an Accept header.
+
+    Text 0.0.4 where nothing in it is understood: prometheus_client raises on a version or a
+    weight that is no number.
+    """
+    try:
+        return choose_encoder(accept)
+    except Exception:
+        return choose_encoder(",".join(filter(_is_understood, accept.split(","))))
+
+
+def _is_understood(item: str) -> bool:
+    try:
+        choose_encoder(item)
+    except Exception:
+        return False
+    return True
 
 
 def _problem(server: ServerReading) -> str:

@@ -77,6 +77,31 @@ def test_openmetrics_by_negotiation(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=abc",
+        "application/openmetrics-text;version=",
+        "text/plain;version=x",
+        "text/plain;version=0.0.4;q=much",
+        "application/openmetrics-text;version=1.x;q=y, nonsense",
+        ";;,;=,",
+    ],
+)
+def test_what_is_not_understood_is_text(server: Server, accept: str) -> None:
+    """A version or a weight that is no number asks for nothing, as an unknown type does."""
+    answer = request(server.metrics_port, "/metrics", Accept=accept)
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "text/plain")
+    assert "version=0.0.4" in answer.headers["Content-Type"]
+
+
+def test_what_is_understood_beside_nonsense_is_followed(server: Server) -> None:
+    """One part of a header that means nothing leaves the others what they are."""
+    accept = f"text/plain;version=x, {OPENMETRICS}"
+    answer = request(server.metrics_port, "/metrics", Accept=accept)
+    assert answer.headers["Content-Type"].startswith(OPENMETRICS)
+
+
+@pytest.mark.parametrize(
     ("accept_encoding", "is_compressed"),
     [
         ("gzip", True),

@@ -11,7 +11,7 @@ import gunicorn
 import pytest
 
 from gunicorn_prom import __version__
-from tests.support import Metrics, Server, gunicorn_prom, wait_for
+from tests.support import Metrics, Server, gunicorn_prom, request, wait_for
 
 APP = "behave:app"
 MEBIBYTE = 1 << 20
@@ -237,6 +237,30 @@ def test_a_worker_is_shown_when_it_is_known(tmp_path: Path) -> None:
         (tmp_path / "gate").touch()
         server.wait_for_workers(1)
         assert server.scrape().one("gunicorn_worker_start_time_seconds") > 0
+
+
+@pytest.mark.parametrize("server_option", ["thread", "process"])
+def test_names_of_processes_are_bytes(tmp_path: Path, server_option: str) -> None:
+    """A name that is cut in the middle of a character hides no process, nor any other one."""
+    (tmp_path / "gunicorn.conf.py").write_text(
+        "def rename():\n"
+        "    with open('/proc/self/comm', 'wb') as comm:\n"
+        "        comm.write('\\u0439'.encode()[:1] + b') S 1')\n"
+        "def when_ready(server):\n"
+        "    rename()\n"
+        "def post_fork(server, worker):\n"
+        "    if worker.age == 1:\n"
+        "        rename()\n"
+    )
+    options = ("--workers=2", f"--metrics-server={server_option}")
+    with gunicorn_prom(tmp_path, APP, *options) as server:
+        server.wait_for_workers(2)
+        metrics = server.wait_for_metrics(two_are_heard_of, "two heartbeats")
+        for family in ("memory_bytes", "cpu_seconds_total", "threads", "open_fds"):
+            assert len(metrics.all(f"gunicorn_worker_{family}")) == 2, family
+        for target in ("/-/healthy", "/-/ready", "/status.json", "/"):
+            assert request(server.metrics_port, target).status == 200, target
+        assert metrics.total("gunicorn_prom_errors_total") == 0
 
 
 def test_the_heartbeat_is_fresh(tmp_path: Path) -> None:
