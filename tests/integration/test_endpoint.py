@@ -80,7 +80,6 @@ def test_openmetrics_by_negotiation(server: Server) -> None:
     "accept",
     [
         "application/openmetrics-text;version=abc",
-        "application/openmetrics-text;version=",
         "text/plain;version=x",
         "text/plain;version=0.0.4;q=much",
         "application/openmetrics-text;version=1.x;q=y, nonsense",
