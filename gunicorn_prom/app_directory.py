@@ -203,8 +203,6 @@ class AppDirectory:
     @classmethod
     def announced(cls, cfg: Any) -> "AppDirectory":
         """Return the directory that the environment names; none when `cfg` wants none."""
-        global _announcer  # noqa: PLW0603  # see announce
-        _announcer = 0
         users = cfg.env.get(VARIABLE)  # what `--env` sets in the workers
         found = users or os.environ.get(VARIABLE)
         is_ours = found is not None and found == str(_announced)
@@ -226,13 +224,16 @@ class AppDirectory:
         Raises:
             OSError: it cannot be made.
         """
+        global _announcer  # noqa: PLW0603  # see announce
         if self.path is None:
+            _announcer = 0
             return
         self._owner = (uid, gid) if uid != os.geteuid() else None
         better = server / APP
         if self.is_ours and self.is_served and self.path != better:
-            with suppress(OSError):  # it is in use
+            with suppress(OSError):  # it is in use, or of no use any more
                 self.path.rmdir()
+            if not self.path.is_dir():
                 _release(str(self.path))
                 self.path = better
                 os.environ[VARIABLE] = str(better)
@@ -245,6 +246,7 @@ class AppDirectory:
         if self.is_ours:
             # Last: from here on it may be another user's, of which only the link tells.
             self._make()
+        _announcer = 0  # it is a server's from now on
 
     def look_again(self, server: Path) -> None:
         """Take up what a preloaded application has put into the environment.

@@ -101,6 +101,8 @@ class PrometheusArbiter(Arbiter):
     # The age of the last worker before those of which one is to boot for the server to be ready.
     __awaited_age: int | None = None
     __failed_places: frozenset[str] = frozenset()
+    # Why the directory of the application's metrics of the last generation is of no use.
+    __settling_failure: OSError | None = None
     log: Any
     WORKERS: dict[int, Any]  # type: ignore[misc]  # typed as a class variable elsewhere
 
@@ -136,9 +138,21 @@ class PrometheusArbiter(Arbiter):
             read_own_settings(app)
         self.__apply_settings()
         if is_start:
+            self.__tell_what_was_lost()
             self.__begin_folding()
         else:
             self.__follow_settings()
+
+    def __tell_what_was_lost(self) -> None:
+        """Log and count what a next generation could not take over."""
+        assert self.__state is not None  # made before anything is told
+        for place, problem in (
+            ("state", self.__state.problem),
+            ("app_metrics", self.__settling_failure),
+        ):
+            with self.__tolerated(place):
+                if problem is not None:
+                    raise problem
 
     def start(self) -> None:
         """Bind the metrics server, then start as Gunicorn does.
@@ -206,7 +220,9 @@ class PrometheusArbiter(Arbiter):
         try:
             self.__app_directory.settle(self.__state.path, cfg.uid, cfg.gid)
         except OSError as error:
-            raise unusable(self.__state.path, error) from error
+            if "GUNICORN_PID" not in os.environ:
+                raise unusable(self.__state.path, error) from error
+            self.__settling_failure = error
         self.__roster = Roster(self.__state, self.__add_slots)
         self.__oom_kills = OomKills()
         self.__autopsies = Autopsies(self.__state.path)
@@ -249,6 +265,7 @@ class PrometheusArbiter(Arbiter):
         """
         if self.__state is None:  # under plain Gunicorn
             self.__make_state(self.cfg)
+            self.__tell_what_was_lost()
             self.__begin_folding()
         assert self.__state is not None
         self.__beat()

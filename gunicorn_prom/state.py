@@ -105,7 +105,10 @@ class State:
             files stay open.
         boards: this master's. Workers get their slots on the last ones; on the
             earlier ones there may still be some.
+        problem: why that of the last generation could not be used, None: it is, or there was none.
     """
+
+    problem: StateError | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -131,8 +134,11 @@ class State:
         if handed_over is not None:
             held, _, directory = handed_over.partition(":")
             if NAME.fullmatch(Path(directory).name):
-                return cls._join(Path(directory), held, meta, fill)
-        root = make_root(root)
+                return cls._succeed(Path(directory), held, root, meta, fill)
+        return cls._begin(make_root(root), meta, fill)
+
+    @classmethod
+    def _begin(cls, root: Path, meta: dict[str, Any], fill: Callable[[Board], None]) -> "State":
         try:
             sweep(root)
             path, directory_fd = _make_directory(root)
@@ -147,6 +153,32 @@ class State:
                 posix.close(directory_fd)
         except OSError as error:
             raise unusable(root, error) from error
+
+    @classmethod
+    def _succeed(
+        cls,
+        path: Path,
+        held: str,
+        root: Path | None,
+        meta: dict[str, Any],
+        fill: Callable[[Board], None],
+    ) -> "State":
+        """Join the last generation, or begin anew where its directory is of no use any more.
+
+        The last one is about to be ended, so this one must not fail for the sake of its metrics.
+
+        Raises:
+            StateError: there is no directory of use anywhere.
+        """
+        try:
+            return cls._join(path, held, meta, fill)
+        except StateError as error:
+            for place in (root, None, Path(tempfile.gettempdir())):
+                with suppress(StateError):
+                    state = cls._begin(make_root(place), meta, fill)
+                    state.problem = error
+                    return state
+            raise
 
     @classmethod
     def _join(

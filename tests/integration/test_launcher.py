@@ -530,3 +530,15 @@ def test_the_last_switch_counts(tmp_path: Path) -> None:
         arguments = ("telling:app", "--preload", "-b", "127.0.0.1:0", *switches)
         ended = run_to_end(tmp_path, *arguments, command=COMMAND, environ=environ)
         assert ended.stdout == f"{is_set}\n"
+
+
+def test_a_refused_start_leaves_nothing(tmp_path: Path) -> None:
+    """Neither does one that comes to nothing because its state directory cannot be used."""
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "file").touch()
+    command = ("run", "--metrics-bind=127.0.0.1:0", "--metrics-state-dir=file")
+    environ = {"TMPDIR": str(tmp_path / "temporary")}
+    ended = run_to_end(tmp_path, "behave:app", command=command, environ=environ)
+    assert ended.returncode == 1
+    assert "cannot use the state directory" in ended.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []

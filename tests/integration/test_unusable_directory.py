@@ -14,10 +14,18 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.integration.test_faults import COUNTED, PROM_ERRORS, fill_up, jobs
+from tests.integration.test_faults import COUNTED, PROM_ERRORS, REQUESTS, fill_up, jobs
 from tests.integration.test_lifecycle import in_mount_namespace
 from tests.ledger import exits
-from tests.support import OWN_OPTIONS, Server, is_running, running, wait_for
+from tests.support import (
+    OWN_OPTIONS,
+    Server,
+    gunicorn_prom,
+    is_running,
+    running,
+    start_next_generation,
+    wait_for,
+)
 
 MAX_REQUESTS = 8
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"'
@@ -162,3 +170,29 @@ def test_new_values_in_a_full_directory(tmp_path: Path) -> None:
         assert server.get("/observe/later").status == 200
         server.wait_for_metrics(lambda m: m.total("sizes_count", kind="later") == 1, "a new value")
         assert server.worker_pids() == workers
+
+
+@pytest.mark.parametrize("option", ["", "--preload"])
+@pytest.mark.parametrize("level", [0, 1, 2], ids=["application", "server", "root"])
+def test_a_next_generation_beside_an_unusable_directory(
+    tmp_path: Path, level: int, option: str
+) -> None:
+    """It takes over whatever has become of the last one's directory, which is told and counted."""
+    (tmp_path / "counted.py").write_text(COUNTED)
+    pidfile = tmp_path / "pid"
+    arguments = ("counted:app", f"--pid={pidfile}", *filter(None, [option]))
+    with gunicorn_prom(tmp_path, *arguments) as server:
+        assert server.get("/").status == 200
+        (own,) = server.state_directory.glob("gunicorn-prom.*")
+        broken = (own / "app", own, server.state_directory)[level]
+        shutil.rmtree(broken)
+        broken.touch()
+        successor = start_next_generation(server, pidfile)
+        assert server.stop() == 0
+        for _ in range(3):
+            assert server.get("/").status == 200
+        metrics = server.wait_for_metrics(lambda m: m.total(REQUESTS) >= 3, "its requests")
+        assert metrics.total(PROM_ERRORS) > 0
+        assert "gunicorn-prom: metrics of" in server.log
+        os.kill(successor, signal.SIGTERM)
+        wait_for(lambda: not is_running(successor), "its end")
